@@ -1,0 +1,228 @@
+"""Checkpoints: what ``paddle.save`` writes, and one file from which a run goes on.
+
+======================  ==========================================================================
+``epoch_N.pdparams``    parameters and buffers after QAT epoch N (from 0); ``.pdopt``: the optimizer
+``best_model.*``        the same of the epoch with the highest Top1
+``fp32_model.pdparams`` the float network that QAT starts from
+``latest.pdparams``     parameters and buffers, and under names that start with ``train_state/`` all
+                        else that a run needs to go on; one file, so that it is whole or not there
+======================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.optimizer import Optimizer
+from paddle.optimizer.lr import LRScheduler
+
+from .errors import EngineError
+from .files import copy_file, remove_files, write_atomically
+from .weights import load_into, load_weights
+
+STATE_PREFIX = "train_state/"
+_PROGRESS_KEY = STATE_PREFIX + "progress"
+_MOMENTUM_PREFIX = STATE_PREFIX + "momentum/"
+_MOMENTUM_SUFFIX = "_velocity_0"
+
+FP32, QAT = "fp32", "qat"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        stage: ``"fp32"`` or ``"qat"``.
+        epoch: the epoch to go on with, from 0, counted within the stage.
+        batch: batches of that epoch that are done.
+        steps: steps of the stage that are done.
+        best_top1: highest Top1 of the stage so far.
+        best_epoch: its epoch.
+        results: figures of finished stages, as ``summary.json`` has them.
+        log_bytes: length of ``metrics.jsonl`` at this point.
+        fixed: settings that must not change when the run goes on.
+    """
+
+    stage: str = FP32
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    best_top1: float | None = None
+    best_epoch: int | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    log_bytes: int = 0
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, stage: str) -> None:
+        """Move on to the start of a stage."""
+        self.stage, self.epoch, self.batch, self.steps = stage, 0, 0, 0
+        self.best_top1 = self.best_epoch = None
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The content of ``latest.pdparams``.
+
+    Attributes:
+        path: the file.
+        weights: parameters and buffers by name.
+        momentum: velocity of each parameter, by the parameter's name in the network.
+        progress: how far the run had come.
+    """
+
+    path: Path
+    weights: dict[str, np.ndarray]
+    momentum: dict[str, np.ndarray]
+    progress: Progress
+
+
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    Args:
+        folder: an existing folder.
+        keep: how many of the newest ``epoch_N`` stay; None keeps all.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    @property
+    def latest_path(self) -> Path:
+        """``latest.pdparams``."""
+        return self.folder / "latest.pdparams"
+
+    @property
+    def best_path(self) -> Path:
+        """``best_model.pdparams``."""
+        return self.folder / "best_model.pdparams"
+
+    @property
+    def fp32_path(self) -> Path:
+        """``fp32_model.pdparams``."""
+        return self.folder / "fp32_model.pdparams"
+
+    def save_epoch(self, epoch: int, net: nn.Layer, optimizer: Optimizer) -> None:
+        """Write ``epoch_N.pdparams`` and ``.pdopt``; drop the oldest beyond ``keep``."""
+        path = self.folder / f"epoch_{epoch}.pdparams"
+        save_weights(net, path)
+        save_object(optimizer.state_dict(), path.with_suffix(".pdopt"))
+        if self.keep is not None:
+            old = sorted(self._epochs())[: -self.keep]
+            remove_files([self.folder / f"epoch_{n}{end}" for n in old for end in _PAIR])
+
+    def checkpoints(self) -> list[Path]:
+        """Every file here that a run left for later use."""
+        names = [f"epoch_{n}{end}" for n in self._epochs() for end in _PAIR]
+        names += [f"best_model{end}" for end in _PAIR]
+        paths = [self.folder / name for name in names] + [self.latest_path, self.fp32_path]
+        return [path for path in paths if path.exists()]
+
+    def _epochs(self) -> list[int]:
+        names = (re.fullmatch(r"epoch_(\d+)\.pdparams", p.name) for p in self.folder.iterdir())
+        return [int(match.group(1)) for match in names if match]
+
+    def mark_best(self, epoch: int) -> None:
+        """Make ``best_model`` a copy of an epoch."""
+        for end in _PAIR:
+            copy_file(self.folder / f"epoch_{epoch}{end}", self.folder / f"best_model{end}")
+
+    def save_latest(self, net: nn.Layer, optimizer: Optimizer, progress: Progress) -> None:
+        """Write ``latest.pdparams``."""
+        state = {**net.state_dict(), **_momentum_state(net, optimizer)}
+        text = json.dumps(dataclasses.asdict(progress)).encode()
+        state[_PROGRESS_KEY] = paddle.to_tensor(np.frombuffer(text, dtype=np.uint8))
+        save_object(state, self.latest_path)
+
+
+_PAIR = (".pdparams", ".pdopt")
+
+
+def save_weights(net: nn.Layer, path: Path) -> None:
+    """Write parameters and buffers so that ``paddle.load`` reads them."""
+    save_object(net.state_dict(), path)
+
+
+def save_object(value: dict[str, Any], path: Path) -> None:
+    """``paddle.save``, atomically.
+
+    Raises:
+        EngineError: the file cannot be written.
+    """
+    write_atomically(path, lambda name: paddle.save(value, name))
+
+
+def load_network_state(path: Path) -> dict[str, np.ndarray]:
+    """Parameters and buffers of any checkpoint, ``latest`` included.
+
+    Raises:
+        EngineError: the file is missing or cannot be read.
+    """
+    state = load_weights(path)
+    return {name: value for name, value in state.items() if not name.startswith(STATE_PREFIX)}
+
+
+def load_latest(path: Path) -> Latest:
+    """Read a file that ``save_latest`` has written.
+
+    Raises:
+        EngineError: it is missing, broken, or another kind of checkpoint.
+    """
+    state = load_weights(path)
+    text = state.pop(_PROGRESS_KEY, None)
+    if text is None:
+        raise EngineError(
+            f"--resume: {path} holds weights only; allowed is the latest.pdparams of a run "
+            "(or pass the file as --pretrained_model)"
+        )
+    try:
+        progress = Progress(**json.loads(text.astype(np.uint8).tobytes()))
+    except (ValueError, TypeError) as error:
+        raise EngineError(f"--resume: {path}: its record of progress is not readable") from error
+    momentum = {
+        name[len(_MOMENTUM_PREFIX) :]: state.pop(name)
+        for name in list(state)
+        if name.startswith(_MOMENTUM_PREFIX)
+    }
+    return Latest(path, state, momentum, progress)
+
+
+def _momentum_state(net: nn.Layer, optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's velocities under the names that the parameters have in the network.
+
+    Paddle keys them by a name that counts the layers of the process, so it changes when another
+    network is built first.
+    """
+    stored = optimizer.state_dict()
+    return {
+        _MOMENTUM_PREFIX + name: stored[parameter.name + _MOMENTUM_SUFFIX]
+        for name, parameter in net.named_parameters()
+        if parameter.name + _MOMENTUM_SUFFIX in stored
+    }
+
+
+def restore(
+    latest: Latest, net: nn.Layer, optimizer: Optimizer, schedule: LRScheduler, steps: int
+) -> None:
+    """Put a network, its optimizer and the learning rate where they were.
+
+    Raises:
+        EngineError: the checkpoint belongs to another network.
+    """
+    load_into(net, latest.weights, latest.path)
+    schedule.step(steps)
+    state: dict[str, Any] = {"LR_Scheduler": schedule.state_dict()}
+    for name, parameter in net.named_parameters():
+        if name in latest.momentum:
+            state[parameter.name + _MOMENTUM_SUFFIX] = paddle.to_tensor(latest.momentum[name])
+    optimizer.set_state_dict(state)

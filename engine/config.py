@@ -1,0 +1,423 @@
+"""The settings of the three commands: one dataclass each, whose fields are the flags.
+
+Example::
+
+    from engine.config import TrainConfig, load_config
+    cfg = load_config(TrainConfig, ["--model=lenet", "--data=fashion_mnist", "--lr", "0.01"])
+    cfg = TrainConfig(model="lenet", data="fashion_mnist", lr=0.01)      # the same
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from data import DATASETS, INTERPOLATIONS
+from models import model_info
+from quant.config import ACTIVATION_TYPES, WEIGHT_TYPES
+
+from .errors import EngineError
+from .flags import check, flag, parse_flags
+
+LR_STRATEGIES = ("piecewise_decay", "cosine_decay")
+ENGINES = ("auto", "paddle", "onednn", "onnxruntime")
+
+TRAIN_EXAMPLES = """\
+examples:
+  python train.py --model=mobilenet_v1
+  python train.py --lr=0.001 --use_pact=True --num_epochs=30 --l2_decay=2e-5 --ls_epsilon=0.1
+  python train.py --model=lenet --data=fashion_mnist --fp32_epochs=2 --fp32_lr=0.05 --use_gpu=False
+  python train.py --config configs/mobilenet_v1.yaml --num_epochs=2
+  python -m paddle.distributed.launch --gpus="0,1,2,3" train.py --model=mobilenet_v1
+"""
+
+EVAL_EXAMPLES = """\
+examples:
+  python eval.py output_models/best_model.pdparams
+  python eval.py output_models/inference_model/qat_model --engine onednn --output result.json
+  python eval.py weights.pdparams --model=resnet50 --data_dir /data/ILSVRC2012
+"""
+
+EXPORT_EXAMPLES = """\
+examples:
+  python export.py output_models/best_model.pdparams --output deploy/model
+  python export.py weights.pdparams --model=resnet50 --output deploy/resnet50
+"""
+
+_MODEL = "model and weights"
+_DATA = "data"
+_SCHEDULE = "schedule and optimizer"
+_QUANT = "quantization"
+_OUTPUT = "output"
+_MACHINE = "machine"
+GROUPS = (_MODEL, _DATA, _SCHEDULE, _QUANT, _OUTPUT, _MACHINE)
+
+
+@dataclass
+class CommonConfig:
+    """The flags that all three commands have: where the images are, and what the network reads."""
+
+    config: str | None = flag(
+        None, "YAML file with any flags by name; the command line wins", _MODEL
+    )
+    num_classes: int | None = flag(
+        None,
+        "number of classes",
+        _MODEL,
+        unset="as in run.json beside the checkpoint, or in the data",
+        low=1,
+        high=1_000_000,
+    )
+    data_dir: str | None = flag(None, "folder of the data set", _DATA, unset="its usual place")
+    num_workers: int = flag(
+        4, "processes that read images; 0 reads in this one", _DATA, low=0, high=1024
+    )
+    image_size: int | None = flag(
+        None, "side of the square input in pixels", _DATA, unset="the model's own", low=1, high=4096
+    )
+    resize_size: int | None = flag(
+        None,
+        "short side before the centre crop of evaluation, in pixels",
+        _DATA,
+        unset="in the model's own ratio to --image_size",
+        low=1,
+        high=8192,
+    )
+    channels: int | None = flag(
+        None, "channels of the input", _DATA, unset="the model's own", choices=(1, 3)
+    )
+    mean: list[float] | None = flag(
+        None, "mean of each channel, on the scale 0 to 1", _DATA, unset="the model's own"
+    )
+    std: list[float] | None = flag(
+        None,
+        "standard deviation of each channel, on the scale 0 to 1",
+        _DATA,
+        unset="the model's own",
+        above=0,
+    )
+    interpolation: str | None = flag(
+        None, "how images are resized", _DATA, unset="the model's own", choices=INTERPOLATIONS
+    )
+    use_gpu: bool = flag(True, "use the GPU; without one the CPU, with one warning", _MACHINE)
+
+    def __post_init__(self) -> None:
+        """Check every value, and what has to hold between them.
+
+        Raises:
+            EngineError: names the flag, its value and what is allowed.
+            ModelError: if there is no such model.
+        """
+        for field in dataclasses.fields(self):
+            dashes = "" if field.metadata["positional"] else "--"
+            check(field, getattr(self, field.name), f"{dashes}{field.name}")
+        self._check_input()
+
+    def _check_input(self) -> None:
+        lengths = {"channels": self.channels}
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            lengths[name] = None if values is None else len(values)
+            if lengths[name] not in (None, 1, 3):
+                raise EngineError(
+                    f"--{name} has {len(values)} values; allowed is one per channel, 1 or 3"
+                )
+        given = {name: length for name, length in lengths.items() if length is not None}
+        if len(set(given.values())) > 1:
+            parts = ", ".join(f"--{name}: {length}" for name, length in given.items())
+            raise EngineError(f"the number of channels has to be one and the same ({parts})")
+        if self.resize_size is not None and self.image_size is not None:
+            if self.resize_size < self.image_size:
+                raise EngineError(
+                    f"--resize_size is {self.resize_size}; allowed is --image_size, "
+                    f"{self.image_size}, or more"
+                )
+
+
+@dataclass
+class TrainConfig(CommonConfig):
+    """Train a quantized image classifier, starting from float weights, and export it as int8.
+
+    Every attribute is the flag of that name; see ``python train.py --help``.
+    """
+
+    model: str = flag("mobilenet_v3", "name of the network", _MODEL)
+    pretrained_model: str | None = flag(
+        None,
+        "weight file to start from, or none",
+        _MODEL,
+        unset="the published weights of the model, or none if --fp32_epochs is given",
+    )
+
+    data: str = flag("imagenet", "data set", _DATA, choices=DATASETS)
+    batch_size: int = flag(128, "images per step and per card", _DATA, low=1)
+    eval_batch_size: int | None = flag(
+        None, "images per step of evaluation", _DATA, unset="--batch_size", low=1
+    )
+    total_images: int | None = flag(
+        None,
+        "images per epoch, as an override for the learning-rate schedule (ImageNet has 1281167)",
+        _DATA,
+        unset="the images that are there",
+        low=1,
+    )
+
+    num_epochs: int = flag(1, "epochs of quantization-aware training", _SCHEDULE, low=1)
+    lr: float = flag(1e-4, "learning rate of quantization-aware training", _SCHEDULE, above=0)
+    lr_strategy: str = flag(
+        "piecewise_decay", "how the learning rate falls", _SCHEDULE, choices=LR_STRATEGIES
+    )
+    step_epochs: list[int] = flag(
+        [10, 20, 30], "epochs at which piecewise_decay multiplies by 0.1", _SCHEDULE, low=1
+    )
+    l2_decay: float = flag(3e-5, "weight of the L2 penalty", _SCHEDULE, low=0)
+    momentum_rate: float = flag(0.9, "momentum of SGD", _SCHEDULE, low=0, below=1)
+    ls_epsilon: float = flag(0.0, "label smoothing", _SCHEDULE, low=0, below=1)
+    fp32_epochs: int = flag(
+        0, "epochs that train the float network on the same data first", _SCHEDULE, low=0
+    )
+    fp32_lr: float | None = flag(
+        None, "learning rate of the float epochs", _SCHEDULE, unset="--lr", above=0
+    )
+    max_steps: int | None = flag(
+        None,
+        "stop after that many training steps, then evaluate, save and export",
+        _SCHEDULE,
+        unset="no limit",
+        low=1,
+    )
+    seed: int = flag(0, "seed of weights, order and augmentation", _SCHEDULE, low=0, high=2**31 - 1)
+
+    use_pact: bool = flag(False, "learn the clipping range of activations (PACT)", _QUANT)
+    calibration_batches: int = flag(
+        4, "batches that set the activation scales before the first step; 0 for none", _QUANT, low=0
+    )
+    freeze_epoch: int | None = flag(
+        None,
+        "epoch, counted from 0, from which on observers and BatchNorm statistics stand still",
+        _QUANT,
+        unset="never",
+        low=0,
+    )
+    weight_quantize_type: str = flag(
+        "channel_wise_abs_max", "how weight scales are found", _QUANT, choices=WEIGHT_TYPES
+    )
+    activation_quantize_type: str = flag(
+        "moving_average_abs_max",
+        "how activation scales are found",
+        _QUANT,
+        choices=ACTIVATION_TYPES,
+    )
+    weight_bits: int = flag(8, "bits of a weight", _QUANT, low=2, high=8)
+    activation_bits: int = flag(8, "bits of an activation", _QUANT, low=2, high=8)
+    moving_rate: float = flag(
+        0.9, "how much of the past a moving average keeps", _QUANT, above=0, below=1
+    )
+    window_size: int = flag(
+        10000, "accepted and checked; none of the quantizers here uses it", _QUANT, low=1
+    )
+    skip_quant: list[str] = flag([], "names of layers that stay float", _QUANT)
+    onnx_format: bool = flag(
+        True,
+        "accepted for old command lines; the export here stores integers either way",
+        _QUANT,
+    )
+
+    model_save_dir: str = flag("./output_models", "folder for everything that is written", _OUTPUT)
+    log_period: int = flag(10, "steps between two lines of the log", _OUTPUT, low=1)
+    keep_checkpoints: int | None = flag(
+        None, "how many of the newest epoch_N checkpoints stay", _OUTPUT, unset="all", low=1
+    )
+    resume: str | None = flag(
+        None,
+        "continue a run: auto takes the latest checkpoint in --model_save_dir, a path that one",
+        _OUTPUT,
+        bare="auto",
+    )
+    verify_images: int = flag(
+        256, "images on which the exported file is held against the network", _OUTPUT, low=1
+    )
+
+    ce_test: bool = flag(
+        False, "repeatable run for tests: fixed seed, no shuffle, no workers", _MACHINE
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and what has to hold between them; raises as `CommonConfig`."""
+        super().__post_init__()
+        model_info(self.model)
+        if self.freeze_epoch is not None and self.freeze_epoch >= self.num_epochs:
+            raise EngineError(
+                f"--freeze_epoch is {self.freeze_epoch}; epochs count from 0 and --num_epochs is "
+                f"{self.num_epochs}, so allowed is 0 to {self.num_epochs - 1}"
+            )
+        if any(a >= b for a, b in zip(self.step_epochs, self.step_epochs[1:])):
+            raise EngineError(f"--step_epochs is {self.step_epochs}; allowed are rising epochs")
+
+    @property
+    def trains_from_scratch(self) -> bool:
+        """True if no pretrained weights are to be loaded."""
+        if self.pretrained_model is None:
+            return self.fp32_epochs > 0
+        return self.pretrained_model.lower() == "none"
+
+
+@dataclass
+class EvalConfig(CommonConfig):
+    """Measure Top1, Top5, speed and size of a checkpoint or of an exported model.
+
+    Every attribute is the flag of that name; see ``python eval.py --help``.
+    """
+
+    path: str = flag(
+        "",
+        "float or QAT checkpoint (.pdparams, .safetensors), exported model (its path without "
+        ".pdmodel) or .onnx file",
+        _MODEL,
+        positional=True,
+    )
+    model: str | None = flag(
+        None, "name of the network", _MODEL, unset="as in run.json beside the file"
+    )
+    data: str | None = flag(
+        None, "data set", _DATA, unset="as in run.json, or imagenet", choices=DATASETS
+    )
+    batch_size: int = flag(64, "images per step", _DATA, low=1)
+    max_images: int | None = flag(None, "look at that many images only", _DATA, unset="all", low=1)
+    output: str | None = flag(None, "JSON file for the figures", _OUTPUT)
+    engine: str = flag(
+        "auto",
+        "what runs an exported model; auto takes onnxruntime for .onnx and paddle otherwise",
+        _MACHINE,
+        choices=ENGINES,
+    )
+    threads: int | None = flag(
+        None, "CPU threads of the engine", _MACHINE, unset="its own choice", low=1, high=1024
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and what has to hold between them; raises as `CommonConfig`."""
+        super().__post_init__()
+        if self.model is not None:
+            model_info(self.model)
+        if not self.path:
+            raise EngineError("path is empty; name a checkpoint or an exported model")
+
+
+@dataclass
+class ExportConfig(CommonConfig):
+    """Turn a float or QAT checkpoint into a deployable int8 model and check that file.
+
+    Every attribute is the flag of that name; see ``python export.py --help``. Quantization flags
+    that are None are those of run.json beside the checkpoint, or else the defaults of `quant`.
+    """
+
+    checkpoint: str = flag(
+        "", "float or QAT checkpoint (.pdparams, .safetensors)", _MODEL, positional=True
+    )
+    model: str | None = flag(
+        None, "name of the network", _MODEL, unset="as in run.json beside the file"
+    )
+    data: str | None = flag(
+        None, "data set", _DATA, unset="as in run.json, or imagenet", choices=DATASETS
+    )
+    batch_size: int = flag(32, "images per batch of calibration and of the check", _DATA, low=1)
+    seed: int = flag(0, "seed of the choice of images", _DATA, low=0, high=2**31 - 1)
+
+    calibration_batches: int = flag(
+        16, "batches that set the activation scales of a float checkpoint", _QUANT, low=1
+    )
+    use_pact: bool | None = flag(None, "quantize with PACT", _QUANT, unset="as trained")
+    weight_quantize_type: str | None = flag(
+        None, "how weight scales are found", _QUANT, unset="as trained", choices=WEIGHT_TYPES
+    )
+    activation_quantize_type: str | None = flag(
+        None,
+        "how activation scales are found",
+        _QUANT,
+        unset="as trained",
+        choices=ACTIVATION_TYPES,
+    )
+    weight_bits: int | None = flag(
+        None, "bits of a weight", _QUANT, unset="as trained", low=2, high=8
+    )
+    activation_bits: int | None = flag(
+        None, "bits of an activation", _QUANT, unset="as trained", low=2, high=8
+    )
+    moving_rate: float | None = flag(
+        None,
+        "how much of the past a moving average keeps",
+        _QUANT,
+        unset="as trained",
+        above=0,
+        below=1,
+    )
+    window_size: int | None = flag(
+        None, "accepted and checked; none of the quantizers here uses it", _QUANT, low=1
+    )
+    skip_quant: list[str] | None = flag(
+        None, "names of layers that stay float", _QUANT, unset="as trained"
+    )
+
+    output: str | None = flag(
+        None, "path of the files to write, without .pdmodel; has to be given", _OUTPUT
+    )
+    onnx: bool = flag(False, "write an ONNX file too", _OUTPUT)
+    verify: bool = flag(True, "hold the written file against the network", _OUTPUT)
+    verify_images: int = flag(256, "images on which that is done", _OUTPUT, low=1)
+
+    def __post_init__(self) -> None:
+        """Check every value, and what has to hold between them; raises as `CommonConfig`."""
+        super().__post_init__()
+        if self.model is not None:
+            model_info(self.model)
+        if not self.checkpoint:
+            raise EngineError("checkpoint is empty; name a .pdparams or .safetensors file")
+        if not self.output:
+            raise EngineError("--output is missing; give the path of the files to write")
+
+
+Config = TypeVar("Config", bound=CommonConfig)
+
+_USAGE: dict[type, tuple[str, str]] = {
+    TrainConfig: ("train.py [flags]", TRAIN_EXAMPLES),
+    EvalConfig: ("eval.py PATH [flags]", EVAL_EXAMPLES),
+    ExportConfig: ("export.py CHECKPOINT --output PREFIX [flags]", EXPORT_EXAMPLES),
+}
+
+
+def load_config(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """Read a configuration from the command line, and from the file that ``--config`` names.
+
+    Args:
+        cls: `TrainConfig`, `EvalConfig` or `ExportConfig`.
+        argv: the words after the script's name; None takes those of this process.
+
+    Raises:
+        EngineError: if something is not as it has to be; one line.
+        ModelError: if there is no such model.
+        SystemExit: after ``--help`` was printed.
+    """
+    usage, examples = _USAGE[cls]
+    words = sys.argv[1:] if argv is None else argv
+    return cls(**parse_flags(cls, words, GROUPS, usage, examples))
+
+
+def quant_config(cfg: TrainConfig | ExportConfig) -> dict[str, Any]:
+    """Return the quantization dictionary that `quant.QAT` takes; what is not given is left out."""
+    keys = (
+        "weight_quantize_type",
+        "activation_quantize_type",
+        "weight_bits",
+        "activation_bits",
+        "window_size",
+        "moving_rate",
+        "skip_quant",
+    )
+    config = {key: getattr(cfg, key) for key in keys if getattr(cfg, key) is not None}
+    if cfg.use_pact is not None:
+        config["activation_preprocess_type"] = "PACT" if cfg.use_pact else None
+    return config

@@ -1,0 +1,85 @@
+"""Top1 and Top5 of anything that maps images to logits: a network or an exported file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from . import distributed
+from .loss import classification_loss
+from .metrics import Metrics, MetricSums, first_choice
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a data set gives.
+
+    Attributes:
+        metrics: figures over the images of all processes.
+        choices: int64 [n], the first choice for each image that this process has seen, in order.
+        images_per_second: images over all processes by the time in the network or engine alone;
+            reading is left out, which would otherwise hide the difference between engines.
+    """
+
+    metrics: Metrics
+    choices: np.ndarray
+    images_per_second: float
+
+
+def evaluate(forward: Forward, batches: Iterable[list[Tensor]], with_loss: bool) -> Evaluation:
+    """Run every batch once and count (a collective call).
+
+    Args:
+        forward: maps images [N, C, H, W] to logits [N, K].
+        batches: pairs of images and labels; under several processes, this process's share.
+        with_loss: also compute the cross entropy.
+    """
+    sums = MetricSums()
+    choices = [np.zeros(0, dtype=np.int64)]
+    seconds = 0.0
+    with paddle.no_grad():
+        for images, labels in batches:
+            start = time.perf_counter()
+            logits = forward(images)
+            chosen = first_choice(logits).numpy()  # waits for the device
+            seconds += time.perf_counter() - start
+            choices.append(chosen)
+            sums.add(logits, labels, classification_loss(logits, labels) if with_loss else None)
+    metrics = sums.result(with_loss)
+    # The processes run side by side, so the time of the job is their mean.
+    mean_seconds = float(distributed.sum_over_ranks(np.array([seconds]))[0])
+    mean_seconds /= distributed.world_size()
+    speed = metrics.num_images / mean_seconds if mean_seconds > 0 else 0.0
+    return Evaluation(metrics, np.concatenate(choices), speed)
+
+
+def evaluate_network(net: nn.Layer, batches: Iterable[list[Tensor]]) -> Evaluation:
+    """Evaluate a network in evaluation mode; each layer keeps the mode that it had before."""
+    with evaluation_mode(net):
+        return evaluate(net, batches, with_loss=True)
+
+
+@contextmanager
+def evaluation_mode(net: nn.Layer) -> Iterator[None]:
+    """Put a network into evaluation mode for a while."""
+    before = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
+    net.eval()
+    try:
+        yield
+    finally:
+        for layer, training in before:
+            layer.training = training
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Fraction of images, over all processes, for which two evaluations chose the same class."""
+    same, total = distributed.sum_over_ranks(np.array([np.sum(a == b), a.size], dtype=np.float64))
+    return float(same / max(total, 1.0))

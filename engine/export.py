@@ -1,0 +1,93 @@
+"""The job of ``export.py``: from a checkpoint to an int8 model that is known to be the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from paddle import Tensor, nn
+
+from data import build_loader
+from quant import QAT, QuantError
+
+from . import distributed
+from .config import ExportConfig
+from .files import make_writable_folder
+from .inference import first_batches
+from .loading import load_network
+from .runtime import seed_everything, select_device
+from .task import RUN_FILE, Task, task_of_file, write_run
+
+EXIT_OK = 0
+EXIT_NOT_THE_NETWORK = 1
+
+
+def run_export(cfg: ExportConfig) -> int:
+    """Run ``export.py``.
+
+    Returns:
+        The exit code: 0, or 1 if a written file does not compute what the network computes.
+
+    Raises:
+        DataError, EngineError, ModelError, QuantError: something is not usable as it is.
+    """
+    distributed.require_one_process("export.py")
+    prefix = str(cfg.output)
+    make_writable_folder(Path(prefix).absolute().parent, "--output")
+    select_device(cfg.use_gpu)
+    seed_everything(cfg.seed)
+    path = Path(cfg.checkpoint)
+    task = task_of_file(cfg, path, needs_network=True)
+    net, quanter = load_network(task, path)
+    if quanter is None:
+        quanter = _quantize(cfg, task, net)
+    net.eval()
+
+    receipt = quanter.save_quantized_model(net, prefix, task.input_spec())
+    print(receipt)
+    written = [f"{prefix}.pdmodel", f"{prefix}.pdiparams"]
+    if cfg.onnx:
+        written.append(_export_onnx(quanter, net, prefix, task))
+    write_run(Path(f"{prefix}.{RUN_FILE}"), task, dataclasses.asdict(cfg))
+    if cfg.verify:
+        verdict = quanter.verify(net, prefix, _verification_batches(cfg, task))
+        print(verdict)
+        if not verdict.passed:
+            print(
+                f"error: {prefix}.pdmodel is not the network of {path}: it departs from it by "
+                "more than float noise explains (see the figures above)",
+                file=sys.stderr,
+            )
+            return EXIT_NOT_THE_NETWORK
+    print("written: " + ", ".join(written))
+    return EXIT_OK
+
+
+def _quantize(cfg: ExportConfig, task: Task, net: nn.Layer) -> QAT:
+    """Quantize a float network with scales from training images."""
+    quanter = QAT(task.quantization)
+    quanter.quantize(net)
+    loader = build_loader(
+        task.dataset("train", cfg.seed),
+        cfg.batch_size,
+        train=True,
+        seed=cfg.seed,
+        num_workers=cfg.num_workers,
+    )
+    count = quanter.calibrate(net, islice(loader, cfg.calibration_batches))
+    print(f"a float checkpoint: activation scales calibrated on {count} batches of training images")
+    return quanter
+
+
+def _verification_batches(cfg: ExportConfig, task: Task) -> Iterator[list[Tensor]]:
+    return first_batches(task.dataset("val"), cfg.verify_images, cfg.batch_size, cfg.num_workers)
+
+
+def _export_onnx(quanter: QAT, net: nn.Layer, prefix: str, task: Task) -> str:
+    if not hasattr(quanter, "export_onnx"):
+        raise QuantError("--onnx: this version writes Paddle models only; leave --onnx out")
+    quanter.export_onnx(net, f"{prefix}.onnx", input_spec=task.input_spec())
+    return f"{prefix}.onnx"

@@ -1,0 +1,97 @@
+"""Exported files as functions from images to logits."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import paddle
+from paddle import Tensor
+
+from data import ImageDataset, build_loader
+from quant import Predictor
+
+from .errors import EngineError
+from .evaluation import Forward
+
+
+def file_forward(prefix: Path, engine: str, threads: int | None = None) -> Forward:
+    """Run PREFIX.pdmodel as it is, through Paddle Inference on the CPU.
+
+    Args:
+        prefix: path of the model without its endings.
+        engine: ``"paddle"`` or ``"onednn"``.
+        threads: CPU threads; None takes as many as Paddle itself uses.
+
+    Raises:
+        VerifyError: the file is missing or cannot be loaded.
+    """
+    predictor = Predictor(str(prefix), engine, threads or default_threads())
+
+    def forward(images: Tensor) -> Tensor:
+        return paddle.to_tensor(predictor(images.numpy())[0])
+
+    return forward
+
+
+def onnx_forward(path: Path, threads: int | None = None) -> Forward:
+    """Run an ONNX file as it is, through ONNX Runtime on the CPU.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed, or cannot load the file.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise EngineError(f"{path}: onnxruntime is not installed; pip install onnxruntime")
+    import onnxruntime  # an optional package
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its own exceptions have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise EngineError(f"{path}: onnxruntime cannot load it ({reason})") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise EngineError(f"{path}: has {len(inputs)} inputs; allowed is one, the images")
+
+    def forward(images: Tensor) -> Tensor:
+        try:
+            return paddle.to_tensor(session.run(None, {inputs[0].name: images.numpy()})[0])
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EngineError(f"{path}: onnxruntime cannot run it ({reason})") from error
+
+    return forward
+
+
+def default_threads() -> int:
+    """CPU threads of this process, as `runtime.prepare_process` or the user has set them."""
+    text = os.environ.get("OMP_NUM_THREADS", "1")
+    return int(text) if text.isdigit() and int(text) > 0 else 1
+
+
+def stored_bytes(prefix: Path) -> int:
+    """Size of the weights of an exported model, PREFIX.pdiparams."""
+    return os.path.getsize(f"{prefix}.pdiparams")
+
+
+def first_batches(
+    dataset: ImageDataset, count: int, batch_size: int, num_workers: int = 0
+) -> Iterator[list[Tensor]]:
+    """The first ``count`` images of a data set (all, if it has fewer) and their labels, in batches.
+
+    Yields:
+        Pairs of images [n, C, H, W] and labels [n, 1], n being ``batch_size`` or what is left.
+    """
+    count = min(count, len(dataset))
+    batch_size = min(batch_size, count)
+    loader = build_loader(dataset, batch_size, train=False, num_workers=num_workers)
+    for images, labels in islice(loader, -(-count // batch_size)):
+        yield [images[:count], labels[:count]]
+        count -= int(images.shape[0])

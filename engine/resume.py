@@ -1,0 +1,138 @@
+"""Beginning in a folder, or going on in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from data import ImageDataset
+
+from . import distributed
+from .checkpoint import CheckpointFolder, Latest, Progress, load_latest
+from .config import TrainConfig
+from .errors import EngineError
+from .files import copy_file, make_writable_folder
+from .logging import METRICS_FILE, RunLog
+from .session import Session
+from .summary import SUMMARY_FILE
+from .task import RUN_FILE, Task, task_of_training, write_run
+
+INFERENCE_FOLDER = "inference_model"
+CURVES_FILE = "curves.png"
+OTHER_FILES = (RUN_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE, INFERENCE_FOLDER)
+
+
+def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
+    """Open the data, and prepare ``--model_save_dir`` for a new run or for going on with one.
+
+    Returns:
+        The run, and the checkpoint that it goes on from; None for a new one.
+
+    Raises:
+        DataError, ModelError, QuantError: the data, the model or the quantization cannot be used.
+        EngineError: the folder cannot be written to, there is nothing to resume at the path that
+            was given, or a setting differs that has to stay.
+    """
+    root = Path(cfg.model_save_dir)
+    if distributed.is_main():
+        make_writable_folder(root, "--model_save_dir")
+    task, train_data = task_of_training(cfg)
+    val_data = task.dataset("val")
+    checkpoints = CheckpointFolder(root, cfg.keep_checkpoints)
+    latest = _find_latest(cfg, checkpoints)
+    settings = _fixed_settings(cfg, task, train_data)
+    if latest is not None:
+        _compare(latest, settings)
+    progress = Progress(fixed=settings) if latest is None else latest.progress
+    # All have read before one of them moves files about, and that is over before any goes on.
+    distributed.barrier()
+    moved = None
+    if distributed.is_main():
+        if latest is None or latest.path.parent.resolve() != root.resolve():
+            moved = _set_aside(checkpoints)
+        if latest is not None and latest.path.parent.resolve() != root.resolve():
+            _adopt(CheckpointFolder(latest.path.parent), checkpoints)
+        write_run(root / RUN_FILE, task, dataclasses.asdict(cfg))
+    distributed.barrier()
+    log = RunLog(root, progress.log_bytes)
+    if moved is not None:
+        log.warn(f"{root} holds an earlier run; moved to {moved}")
+    if latest is not None:
+        log.line(
+            f"going on from {latest.path}: {progress.stage} epoch {progress.epoch}, "
+            f"step {progress.steps}"
+        )
+    elif cfg.resume is not None:
+        log.line(f"nothing to resume in {root}; a new run begins")
+    return Session(cfg, task, train_data, val_data, checkpoints, log, progress), latest
+
+
+def _find_latest(cfg: TrainConfig, folder: CheckpointFolder) -> Latest | None:
+    if cfg.resume is None:
+        return None
+    if cfg.resume == "auto":
+        return load_latest(folder.latest_path) if folder.latest_path.exists() else None
+    path = Path(cfg.resume)
+    return load_latest(CheckpointFolder(path).latest_path if path.is_dir() else path)
+
+
+def _fixed_settings(cfg: TrainConfig, task: Task, train_data: ImageDataset) -> dict[str, Any]:
+    """What must stay as it is for a resumed run to be the same run."""
+    settings = {
+        "model": task.model,
+        "num_classes": task.num_classes,
+        "input": dataclasses.asdict(task.input),
+        "quantization": task.quantization.to_dict(),
+        "data": task.data,
+        "number of training images": len(train_data),
+        "batch_size": cfg.batch_size,
+        "number of processes": distributed.world_size(),
+        "seed": cfg.seed,
+        "ce_test": cfg.ce_test,
+        "fp32_epochs": cfg.fp32_epochs,
+    }
+    return json.loads(json.dumps(settings))  # tuples become lists, as in the checkpoint
+
+
+def _compare(latest: Latest, settings: dict[str, Any]) -> None:
+    before = latest.progress.fixed
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise EngineError(
+                f"--resume: {latest.path}: {name} is {value}, but the run began with "
+                f"{before.get(name)}; it has to stay"
+            )
+
+
+def _set_aside(folder: CheckpointFolder) -> Path | None:
+    """Move an earlier run into a subfolder, so that no file of it is taken for one of this run.
+
+    A run that left no checkpoint is not worth keeping; its files are overwritten.
+    """
+    checkpoints = folder.checkpoints()
+    if not checkpoints:
+        return None
+    number = 1
+    while (target := folder.folder / f"earlier_{number}").exists():
+        number += 1
+    target.mkdir()
+    others = [folder.folder / name for name in OTHER_FILES]
+    for path in checkpoints + [path for path in others if path.exists()]:
+        os.replace(path, target / path.name)
+    return target
+
+
+def _adopt(source: CheckpointFolder, target: CheckpointFolder) -> None:
+    """Copy what a run needs to go on in another folder."""
+    needed = [
+        source.fp32_path,
+        source.best_path,
+        source.best_path.with_suffix(".pdopt"),
+        source.folder / METRICS_FILE,
+    ]
+    for path in needed:
+        if path.exists():
+            copy_file(path, target.folder / path.name)

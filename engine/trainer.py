@@ -1,0 +1,229 @@
+"""The main job, from top to bottom: float network, quantization-aware training, int8 file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+
+from models import find_pretrained, model_info
+from quant import QAT, VerifyError, save_float_model
+
+from . import checkpoint, distributed
+from .checkpoint import load_network_state, save_weights
+from .config import TrainConfig
+from .evaluation import Evaluation, agreement, evaluate, evaluate_network
+from .inference import file_forward, first_batches, stored_bytes
+from .plots import plot_curves
+from .resume import CURVES_FILE, INFERENCE_FOLDER, open_session
+from .runtime import seed_everything, select_device
+from .summary import Summary
+from .training import Stage, Trainer
+from .weights import load_into
+
+EXIT_OK = 0
+EXIT_NOT_THE_NETWORK = 1
+
+
+def train(cfg: TrainConfig) -> int:
+    """Run ``train.py``.
+
+    Returns:
+        The exit code: 0, or 1 if the exported file does not compute what the network computes.
+
+    Raises:
+        DataError, EngineError, ModelError, QuantError: something is not usable as it is.
+    """
+    distributed.init(select_device(cfg.use_gpu))
+    with distributed.lost_peers_named():
+        return Job(cfg).run()
+
+
+class Job:
+    """One run of ``train.py``.
+
+    Args:
+        cfg: the flags.
+    """
+
+    def __init__(self, cfg: TrainConfig) -> None:
+        self.cfg = cfg
+        self.session, self.latest = open_session(cfg)
+        self.log = self.session.log
+        self.progress = self.session.progress
+        self.checkpoints = self.session.checkpoints
+        self.summary = Summary(model=self.session.task.model)
+        self.files = self.checkpoints.folder / INFERENCE_FOLDER
+
+    def run(self) -> int:
+        """The whole story; returns the exit code."""
+        task = self.session.task
+        self.log.line(
+            f"{task.model}: {task.num_classes} classes, {len(self.session.train_data)} training "
+            f"and {len(self.session.val_data)} evaluation images of {task.data}, "
+            f"{distributed.world_size()} process(es)"
+        )
+        seed_everything(self.cfg.seed)
+        net = task.build_network()
+        self.float_stage(net)
+        self.export_float(net)
+
+        # Another object with the same weights: data parallel training leaves hooks in the first.
+        net = task.build_network()
+        load(net, self.checkpoints.fp32_path)
+        quanter = QAT(task.quantization)
+        quanter.quantize(net)
+        self.qat_stage(net, quanter)
+        return self.deploy(net, quanter)
+
+    # --- the float network -----------------------------------------------------------------
+
+    def float_stage(self, net: nn.Layer) -> None:
+        """Leave in ``net``, and on disk, the float network that QAT starts from.
+
+        It is loaded, trained, or random, as the flags say.
+        """
+        cfg, progress = self.cfg, self.progress
+        if progress.stage == checkpoint.QAT:
+            load(net, self.checkpoints.fp32_path)
+            self.summary.fp32 = progress.results["fp32"]
+            self.summary.images_per_second.update(progress.results["images_per_second"])
+            return
+        if not cfg.trains_from_scratch and self.latest is None:
+            self._load_pretrained(net)
+        if cfg.fp32_epochs > 0:
+            lr = cfg.fp32_lr or cfg.lr
+            # The float stage is short, so it ends at zero whatever --lr_strategy is.
+            stage = Stage(checkpoint.FP32, cfg.fp32_epochs, lr, lr_strategy="cosine_decay")
+            Trainer(self.session, stage).run(net, self.latest)
+            load(net, self.checkpoints.fp32_path)
+        elif distributed.is_main():
+            save_weights(net, self.checkpoints.fp32_path)
+        distributed.barrier()
+        if cfg.fp32_epochs > 0 or not cfg.trains_from_scratch:
+            self._report("fp32", "float network", self._evaluate(net))
+        progress.results = {
+            "fp32": self.summary.fp32,
+            "images_per_second": dict(self.summary.images_per_second),
+        }
+
+    def _load_pretrained(self, net: nn.Layer) -> None:
+        given = self.cfg.pretrained_model
+        info = model_info(self.session.task.model)
+        if given is None and distributed.is_main():
+            find_pretrained(info)  # one process downloads, then all find the file
+        distributed.barrier()
+        path = find_pretrained(info) if given is None else Path(given)
+        load(net, path)
+        self.log.line(f"weights: {path}")
+
+    def export_float(self, net: nn.Layer) -> None:
+        """Write the float network as an inference model, to compare the int8 one with."""
+        prefix = self.files / "fp32_model"
+        if distributed.is_main():
+            self.files.mkdir(parents=True, exist_ok=True)
+            save_float_model(net, str(prefix), self.session.task.input_spec())
+        distributed.barrier()
+        self.summary.sizes_bytes["fp32"] = stored_bytes(prefix)
+        if self.summary.fp32 is not None:
+            self._report("fp32_exported", "float file", self._evaluate_file(prefix, "paddle"))
+
+    # --- quantization-aware training -------------------------------------------------------
+
+    def qat_stage(self, net: nn.Layer, quanter: QAT) -> None:
+        """Train the quantized network and leave in ``net`` the best one of all epochs."""
+        cfg = self.cfg
+        resumed = self.latest if self.progress.stage == checkpoint.QAT else None
+        if resumed is None:
+            self.progress.begin(checkpoint.QAT)
+            if cfg.calibration_batches > 0:
+                count = quanter.calibrate(net, self.session.calibration_batches())
+                self.log.line(f"activation scales calibrated on {count} batches")
+        stage = Stage(
+            name=checkpoint.QAT,
+            epochs=cfg.num_epochs,
+            lr=cfg.lr,
+            lr_strategy=cfg.lr_strategy,
+            freeze_epoch=cfg.freeze_epoch,
+            freeze=quanter.freeze,
+        )
+        Trainer(self.session, stage).run(net, resumed)
+        load(net, self.checkpoints.best_path)
+
+    # --- the int8 file ---------------------------------------------------------------------
+
+    def deploy(self, net: nn.Layer, quanter: QAT) -> int:
+        """Export the best network, hold the file against it, and report; returns the exit code."""
+        summary, log = self.summary, self.log
+        prefix = self.files / "qat_model"
+        qat = self._evaluate(net)
+        summary.best_epoch = self.progress.best_epoch
+        self._report("qat", f"fake-quant network of epoch {summary.best_epoch}", qat)
+        if distributed.is_main():
+            self._export(net, quanter, prefix)
+        passed = distributed.sum_over_ranks(np.array([float(summary.verified is True)]))[0] > 0
+        summary.sizes_bytes["int8"] = stored_bytes(prefix)
+        if passed:
+            self._evaluate_int8(prefix, qat)
+        if distributed.is_main():
+            summary.write(self.checkpoints.folder)
+            plot_curves(log.path, self.checkpoints.folder / CURVES_FILE)
+        log.line(summary.table())
+        if passed:
+            log.line(f"done: {prefix}.pdmodel, {prefix}.pdiparams")
+            return EXIT_OK
+        if distributed.is_main():
+            print(
+                f"error: {prefix}.pdmodel is not the network that was trained: it departs from it "
+                "by more than float noise explains (see the figures above)",
+                file=sys.stderr,
+            )
+        return EXIT_NOT_THE_NETWORK
+
+    def _export(self, net: nn.Layer, quanter: QAT, prefix: Path) -> None:
+        session = self.session
+        receipt = quanter.save_quantized_model(net, str(prefix), session.task.input_spec())
+        self.log.line(str(receipt))
+        batches = first_batches(session.val_data, self.cfg.verify_images, session.eval_batch_size)
+        verdict = quanter.verify(net, str(prefix), batches)
+        self.log.line(str(verdict))
+        self.summary.verified = verdict.passed
+        self.summary.verification = verdict.to_dict()
+
+    def _evaluate_int8(self, prefix: Path, qat: Evaluation) -> None:
+        summary = self.summary
+        int8 = self._evaluate_file(prefix, "paddle")
+        self._report("int8", "int8 file", int8)
+        summary.agreement_int8_qat = agreement(int8.choices, qat.choices)
+        try:
+            onednn = self._evaluate_file(prefix, "onednn")
+        except VerifyError as error:
+            self.log.warn(f"the int8 file was not evaluated with oneDNN: {error}")
+            return
+        self._report("int8_onednn", "int8 file, oneDNN", onednn)
+        summary.agreement_onednn_qat = agreement(onednn.choices, qat.choices)
+
+    # --- evaluation ------------------------------------------------------------------------
+
+    def _evaluate(self, net: nn.Layer) -> Evaluation:
+        return evaluate_network(net, self.session.evaluation_batches())
+
+    def _evaluate_file(self, prefix: Path, engine: str) -> Evaluation:
+        batches = self.session.evaluation_batches()
+        return evaluate(file_forward(prefix, engine), batches, with_loss=False)
+
+    def _report(self, stage: str, title: str, found: Evaluation) -> None:
+        self.summary.add(stage, found)
+        metrics = found.metrics
+        self.log.line(f"{title}: top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}")
+
+
+def load(net: nn.Layer, path: Path) -> None:
+    """Set all parameters and buffers of a network from a checkpoint.
+
+    Raises:
+        EngineError: the file cannot be read, or belongs to another network.
+    """
+    load_into(net, load_network_state(path), path)

@@ -1,0 +1,250 @@
+"""One stage of training: epochs of momentum SGD, each with an evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
+from paddle.optimizer.lr import LRScheduler
+
+from . import distributed
+from .checkpoint import FP32, Latest, Progress, restore, save_weights
+from .errors import EngineError
+from .evaluation import Evaluation, evaluate_network
+from .logging import RunLog
+from .loss import classification_loss
+from .metrics import MetricSums
+from .optimizer import build_optimizer
+from .runtime import seed_everything
+from .schedule import build_schedule, steps_in_epoch
+from .session import Session
+
+# An epoch of ImageNet on a CPU takes days; so much of it is lost at most.
+STEPS_BETWEEN_SAVES = 1000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What differs between the float stage and the quantized one.
+
+    Attributes:
+        name: ``"fp32"`` or ``"qat"``.
+        epochs: number of epochs.
+        lr: learning rate of the first step.
+        lr_strategy: as the flag.
+        freeze_epoch: from this epoch on ``freeze`` is called before training; None for never.
+        freeze: stops observers and BatchNorm statistics of a network.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    lr_strategy: str
+    freeze_epoch: int | None = None
+    freeze: Callable[[nn.Layer], None] | None = None
+
+
+class Trainer:
+    """Trains a network through one stage.
+
+    Args:
+        session: the run.
+        stage: the stage.
+    """
+
+    def __init__(self, session: Session, stage: Stage) -> None:
+        self.session = session
+        self.cfg = session.cfg
+        self.log = session.log
+        self.progress = session.progress
+        self.stage = stage
+
+    def run(self, net: nn.Layer, latest: Latest | None) -> None:
+        """Train, evaluate after each epoch, save.
+
+        Args:
+            net: the network; afterwards it is that of the last step (the best one is on disk).
+            latest: where to go on from, or None to begin.
+
+        Raises:
+            EngineError: the loss is no longer a number, or a file cannot be written.
+            DataError: an image cannot be read.
+        """
+        # Paddle numbers the optimizer's buffers by how many of the name there were in the process;
+        # a name space of its own gives each stage the same names, resumed or not.
+        with paddle.utils.unique_name.guard():
+            self._run(net, latest)
+
+    def _run(self, net: nn.Layer, latest: Latest | None) -> None:
+        progress, stage = self.progress, self.stage
+        schedule = self._schedule()
+        optimizer = build_optimizer(net, schedule, self.cfg.momentum_rate, self.cfg.l2_decay)
+        if latest is not None:
+            restore(latest, net, optimizer, schedule, progress.steps)
+        parallel = distributed.data_parallel(net)
+        while progress.epoch < stage.epochs and not self._is_stopped():
+            epoch = progress.epoch
+            if stage.freeze is not None and stage.freeze_epoch is not None:
+                if epoch >= stage.freeze_epoch:
+                    stage.freeze(net)
+            self._train_epoch(net, parallel, optimizer, schedule)
+            distributed.average_batch_norm(net)
+            found = evaluate_network(net, self.session.evaluation_batches())
+            self._report(epoch, found)
+            self._save(epoch, net, optimizer, found)
+
+    def _schedule(self) -> LRScheduler:
+        cfg, stage = self.cfg, self.stage
+        images_per_step = cfg.batch_size * distributed.world_size()
+        batches = len(self.session.training_batches(epoch=0))
+        length = steps_in_epoch(batches, cfg.total_images, images_per_step)
+        return build_schedule(stage.lr_strategy, stage.lr, length, stage.epochs, cfg.step_epochs)
+
+    def _stream(self, epoch: int) -> int:
+        """Number of the epoch over both stages, so that QAT sees another order than the floats."""
+        return epoch if self.stage.name == FP32 else epoch + self.cfg.fp32_epochs
+
+    def _is_stopped(self) -> bool:
+        return self.cfg.max_steps is not None and self.progress.steps >= self.cfg.max_steps
+
+    def _train_epoch(
+        self, net: nn.Layer, parallel: nn.Layer, optimizer: Optimizer, schedule: LRScheduler
+    ) -> None:
+        cfg, progress = self.cfg, self.progress
+        parallel.train()
+        epoch = self._stream(progress.epoch)
+        loader = self.session.training_batches(epoch, progress.batch)
+        batches_left = len(loader)
+        window = _Window(self.log, self.stage.name)
+        for images, labels in self.log.progress(
+            loader, batches_left, f"{self.stage.name} epoch {progress.epoch}"
+        ):
+            window.batch_arrived()
+            seed_everything(cfg.seed, epoch, progress.batch, distributed.rank())
+            logits = parallel(images)
+            loss = classification_loss(logits, labels, cfg.ls_epsilon)
+            loss.backward()
+            lr = optimizer.get_lr()
+            optimizer.step()
+            optimizer.clear_grad()
+            schedule.step()
+            window.batch_done(logits, labels, loss)
+            progress.batch += 1
+            progress.steps += 1
+            batches_left -= 1
+            at_end = batches_left == 0 or self._is_stopped()
+            if at_end or progress.steps % cfg.log_period == 0:
+                window.close(progress, lr)
+            if at_end:
+                break
+            if progress.steps % STEPS_BETWEEN_SAVES == 0:
+                distributed.average_batch_norm(net)
+                self._save_latest(net, optimizer)
+        if batches_left == 0:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _report(self, epoch: int, found: Evaluation) -> None:
+        metrics = found.metrics
+        self.log.record(
+            {
+                "epoch": epoch,
+                "step": self.progress.steps,
+                "stage": self.stage.name,
+                "split": "val",
+                "loss": metrics.loss,
+                **metrics.accuracies(),
+                "lr": None,
+                "images_per_second": found.images_per_second,
+            }
+        )
+        self.log.line(
+            f"{self.stage.name} epoch {epoch} evaluation: loss {metrics.loss:.4f}, "
+            f"top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, {metrics.num_images} images"
+        )
+
+    def _save(self, epoch: int, net: nn.Layer, optimizer: Optimizer, found: Evaluation) -> None:
+        """Checkpoints of a finished (or stopped) epoch."""
+        progress, top1 = self.progress, found.metrics.top1
+        is_best = progress.best_top1 is None or top1 > progress.best_top1
+        if is_best:
+            progress.best_top1, progress.best_epoch = top1, epoch
+        if distributed.is_main():
+            if self.stage.name == FP32:
+                if is_best:
+                    save_weights(net, self.session.checkpoints.fp32_path)
+            else:
+                self.session.checkpoints.save_epoch(epoch, net, optimizer)
+                if is_best:
+                    self.session.checkpoints.mark_best(epoch)
+        self._save_latest(net, optimizer)
+
+    def _save_latest(self, net: nn.Layer, optimizer: Optimizer) -> None:
+        if distributed.is_main():
+            self.progress.log_bytes = self.log.bytes_written()
+            self.session.checkpoints.save_latest(net, optimizer, self.progress)
+        # Nobody runs ahead into what a crash now would make it do again; and best_model is there.
+        distributed.barrier()
+
+
+class _Window:
+    """Figures between two lines of the log."""
+
+    def __init__(self, log: RunLog, stage: str) -> None:
+        self._log = log
+        self._stage = stage
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums = MetricSums()
+        self._images = self._batches = 0
+        self._waiting = 0.0
+        self._start = self._last = time.perf_counter()
+
+    def batch_arrived(self) -> None:
+        """Count the time since the last batch was done as reading."""
+        self._waiting += time.perf_counter() - self._last
+
+    def batch_done(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Count one batch."""
+        self._sums.add(logits, labels, loss)
+        self._images += int(logits.shape[0])
+        self._batches += 1
+        self._last = time.perf_counter()
+
+    def close(self, progress: Progress, lr: float) -> None:
+        """Write the figures and begin anew (a collective call)."""
+        metrics = self._sums.result()  # waits for the device
+        seconds = time.perf_counter() - self._start
+        if metrics.loss is None or not math.isfinite(metrics.loss):
+            raise EngineError(
+                f"the loss is {metrics.loss} at step {progress.steps} of the {self._stage} stage; "
+                "a smaller --lr (--fp32_lr in the float stage) usually helps"
+            )
+        speed = self._images * distributed.world_size() / seconds
+        reader_cost, batch_cost = self._waiting / self._batches, seconds / self._batches
+        self._log.record(
+            {
+                "epoch": progress.epoch,
+                "step": progress.steps,
+                "stage": self._stage,
+                "split": "train",
+                "loss": metrics.loss,
+                **metrics.accuracies(),
+                "lr": lr,
+                "reader_cost": reader_cost,
+                "batch_cost": batch_cost,
+                "images_per_second": speed,
+            }
+        )
+        self._log.line(
+            f"{self._stage} epoch {progress.epoch} step {progress.steps}: "
+            f"loss {metrics.loss:.4f}, top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, "
+            f"lr {lr:.3g}, reader cost {reader_cost:.4f} s, batch cost {batch_cost:.4f} s, "
+            f"{speed:.1f} images/s"
+        )
+        self._clear()

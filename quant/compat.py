@@ -1,0 +1,48 @@
+"""Everything that differs between Paddle 2.6 and 3.x, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import paddle
+
+
+@contextmanager
+def old_ir() -> Iterator[None]:
+    """Tracing gives a ProgramDesc while this is open (2.6 knows nothing else, 3.x needs a guard).
+
+    The new IR of 3.x refuses int8 input to dequantize_linear, and only the old format is read by
+    Paddle Inference of both versions.
+    """
+    guard = getattr(getattr(paddle, "pir_utils", None), "DygraphOldIrGuard", None)
+    if guard is None:
+        yield
+        return
+    from .old_ir_ops import callable_in_old_ir
+
+    with guard(), callable_in_old_ir():
+        yield
+
+
+def tensor_type(var_type: Any) -> Any:
+    """The tensor message of a VarType: 3.x calls the field dense_tensor, 2.6 lod_tensor."""
+    return var_type.dense_tensor if hasattr(var_type, "dense_tensor") else var_type.lod_tensor
+
+
+def enable_onednn_int8(config: Any) -> None:
+    """Switches a paddle.inference.Config to oneDNN with int8 kernels."""
+    for name in ("mkldnn", "onednn"):
+        if hasattr(config, f"enable_{name}_int8"):
+            getattr(config, f"enable_{name}")()
+            getattr(config, f"enable_{name}_int8")()
+            return
+
+
+def disable_onednn(config: Any) -> None:
+    """Plain CPU kernels: Paddle 3 switches oneDNN on by default."""
+    for name in ("mkldnn", "onednn"):
+        if hasattr(config, f"disable_{name}"):
+            getattr(config, f"disable_{name}")()
+            return

@@ -1,0 +1,151 @@
+"""Saves a network in Paddle's inference format and reads back what was stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from paddle import nn
+
+from . import paddle_format
+from .convert import quantized_layers
+from .errors import ExportError
+from .layout import channels_first
+from .lower import QuantizedOp, lower
+from .onednn import suit_onednn
+from .trace import trace
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of PREFIX.pdiparams. `role` is 'weight' for a quantized weight, else 'other'."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was written, read back from the file. `str()` gives a table."""
+
+    prefix: str
+    tensors: tuple[StoredTensor, ...]
+    model_bytes: int
+    params_bytes: int
+
+    @property
+    def weights(self) -> list[StoredTensor]:
+        return [tensor for tensor in self.tensors if tensor.role == "weight"]
+
+    @property
+    def int8_weights(self) -> list[StoredTensor]:
+        return [tensor for tensor in self.weights if tensor.dtype == "int8"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "prefix": self.prefix,
+            "params_bytes": self.params_bytes,
+            "model_bytes": self.model_bytes,
+            "quantized_weights": len(self.weights),
+            "int8_weights": len(self.int8_weights),
+            "tensors": [vars(tensor) for tensor in self.tensors],
+        }
+
+    def __str__(self) -> str:
+        width = max(len(tensor.name) for tensor in self.tensors)
+        lines = [f"{'stored tensor':<{width}}  {'dtype':<8} {'shape':<18} {'bytes':>10}"]
+        for t in self.tensors:
+            shape = "x".join(map(str, t.shape))
+            lines.append(f"{t.name:<{width}}  {t.dtype:<8} {shape:<18} {t.bytes:>10,}")
+        by_dtype: dict[str, int] = {}
+        for t in self.tensors:
+            by_dtype[t.dtype] = by_dtype.get(t.dtype, 0) + t.bytes
+        parts = ", ".join(f"{n:,} bytes {dtype}" for dtype, n in sorted(by_dtype.items()))
+        lines.append(f"{self.prefix}.pdiparams: {self.params_bytes:,} bytes ({parts})")
+        lines.append(f"quantized weights stored as int8: {len(self.int8_weights)} of "
+                     f"{len(self.weights)}")
+        return "\n".join(lines)
+
+
+def save_quantized_model(
+    net: nn.Layer, prefix: str, input_spec: Optional[Sequence[Any]]
+) -> Receipt:
+    """Writes PREFIX.pdmodel and PREFIX.pdiparams with int8 weights; `net` stays as it is.
+
+    Args:
+        net: a quantized network with activation scales (trained or calibrated).
+        prefix: path without an ending; missing folders are made.
+        input_spec: one paddle.static.InputSpec per input.
+
+    Raises:
+        ExportError: the network cannot be traced, or a layer has no int8 form.
+        OSError: the files cannot be written; none is left half-written.
+    """
+    check_prefix(prefix)
+    expected = sum(1 for _ in quantized_layers(net))
+    if not expected:
+        raise ExportError("the network holds no quantized layer: call quantize(net) first")
+    traced = trace(net, input_spec)
+    operators = lower(traced)
+    if not operators:
+        raise ExportError("no quantized layer takes part in the network's forward")
+    channels_first(traced.graph)
+    traced.graph.prune()
+    suit_onednn(traced.graph)
+    paddle_format.save(traced.graph, prefix)
+    return _receipt(prefix, operators)
+
+
+def save_float_model(net: nn.Layer, prefix: str, input_spec: Optional[Sequence[Any]]) -> int:
+    """Writes a float network in the same format; returns the bytes of PREFIX.pdiparams.
+
+    Raises: as `save_quantized_model`; also for a network that holds quantized layers.
+    """
+    check_prefix(prefix)
+    if any(True for _ in quantized_layers(net)):
+        raise ExportError("the network is quantized: save it with save_quantized_model")
+    graph = trace(net, input_spec).graph
+    graph.prune()
+    paddle_format.save(graph, prefix)
+    return os.path.getsize(f"{prefix}.pdiparams")
+
+
+def check_prefix(prefix: Any) -> None:
+    if not isinstance(prefix, (str, os.PathLike)) or not os.path.basename(os.fspath(prefix)):
+        raise ExportError(
+            f"path={prefix!r}: allowed is a file name without an ending, such as 'out/model'"
+        )
+    for ending in (".pdmodel", ".pdiparams"):
+        if os.fspath(prefix).endswith(ending):
+            raise ExportError(f"path={prefix!r}: leave out {ending}, it is added")
+
+
+def _receipt(prefix: str, operators: list[QuantizedOp]) -> Receipt:
+    weights = {operator.weight for operator in operators}
+    stored = paddle_format.read_constants(prefix)
+    tensors = tuple(
+        StoredTensor(
+            name,
+            str(value.dtype),
+            tuple(value.shape),
+            value.nbytes,
+            "weight" if name in weights else "other",
+        )
+        for name, value in stored.items()
+    )
+    receipt = Receipt(
+        prefix,
+        tensors,
+        os.path.getsize(f"{prefix}.pdmodel"),
+        os.path.getsize(f"{prefix}.pdiparams"),
+    )
+    found = {tensor.name for tensor in receipt.int8_weights}
+    if found != weights:
+        missing = ", ".join(sorted(weights - found))
+        raise ExportError(f"{prefix}.pdiparams: not stored as int8: {missing}")
+    return receipt

@@ -1,0 +1,123 @@
+"""Symmetric uniform fake quantization with b bits: r = 2^(b-1) - 1, zero point 0.
+
+NumPy reference, s being the scale (the largest magnitude that is represented):
+
+    q = np.clip(np.rint(x / s * r), -r, r)      # rint rounds half to even
+    y = q * s / r                               # s = 0 gives y = 0
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+# Adding and subtracting 1.5 * 2^23 leaves a float32 below 2^22 rounded half to even by the
+# float unit itself. paddle.round rounds halves away from zero on some builds.
+_ROUND_MAGIC = 12582912.0
+
+# Below this a scale counts as zero: r / s must stay finite for every width, and Paddle's
+# quantize_linear kernel changes its formula at the same bound.
+_TINY = 1e-30
+
+
+def max_code(bits: int) -> int:
+    """r, the largest code of b bits on the symmetric grid."""
+    return 2 ** (bits - 1) - 1
+
+
+def round_half_even(x: Tensor) -> Tensor:
+    """Rounds float32 values with |x| < 2^22 to the nearest integer, halves to the even one."""
+    return (x + _ROUND_MAGIC) - _ROUND_MAGIC
+
+
+def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Codes of `x` as float32: clip(round(x / s * r), -r, r).
+
+    Args:
+        x: float32, any shape.
+        scale: float32, broadcastable to `x`; zero marks a tensor (or channel) that is all zero.
+        bits: width of a code.
+    """
+    r = float(max_code(bits))
+    # (r * (1 / s)) * x, in this order, is what Paddle's quantize_linear kernel computes: the
+    # same order keeps the simulation and the exported file on the same side of every step.
+    positive = scale > _TINY
+    inverse = r * paddle.reciprocal(paddle.where(positive, scale, paddle.ones_like(scale)))
+    inverse = paddle.where(positive, inverse, paddle.zeros_like(inverse))
+    # Clip first: rounding by addition needs small values, and the outcome is the same.
+    return round_half_even(paddle.clip(x * inverse, -r, r))
+
+
+def dequantize(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Values of codes: q * s / r."""
+    return codes * scale / float(max_code(bits))
+
+
+class _FakeQuant(PyLayer):
+    """quantize followed by dequantize; the gradient is handed through unchanged (STE)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: list[Any]) -> Tensor:
+        scale, bits = grid
+        return dequantize(quantize(x, scale, bits), scale, bits)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def fake_quant(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Fake quantization with a straight-through gradient: dy/dx = 1 everywhere, none for s.
+
+    Args:
+        x: float tensor of any shape; the arithmetic is float32.
+        scale: float32 tensor, broadcastable to `x`.
+        bits: width of a code, 2 to 16.
+
+    Source: Bengio et al., arXiv:1308.3432 (straight-through estimator); the identity gradient is
+    that of Paddle's fake_quantize_dequantize ops.
+    """
+    dtype = x.dtype
+    if dtype != paddle.float32:
+        x = x.astype("float32")
+    y = _FakeQuant.apply(x, [scale.detach(), bits])
+    return y if dtype == paddle.float32 else y.astype(dtype)
+
+
+def pact(x: Tensor, alpha: Tensor) -> Tensor:
+    """PACT on both sides (arXiv:1805.06085): y = x - relu(x - alpha) + relu(-alpha - x).
+
+    Clips `x` to [-alpha, alpha]; d y / d alpha is 1 above alpha, -1 below -alpha, else 0.
+    """
+    relu = paddle.nn.functional.relu
+    return x - relu(x - alpha) + relu(-alpha - x)
+
+
+def abs_max(x: Tensor, axis: int | None = None) -> Tensor:
+    """max|x| as float32: shape [1], or broadcastable to `x` with one value per index of `axis`."""
+    x = x.detach()
+    if x.dtype != paddle.float32:
+        x = x.astype("float32")
+    if axis is None:
+        return x.abs().max().reshape([1])
+    others = [i for i in range(len(x.shape)) if i != axis]
+    return x.abs().max(axis=others, keepdim=True)
+
+
+def codes_numpy(x: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+    """`quantize` in NumPy float32 with the same order of operations; int8 up to 8 bits.
+
+    Args:
+        x: float32 weights.
+        scale: float32, broadcastable to `x`.
+    """
+    r = np.float32(max_code(bits))
+    scale = scale.astype(np.float32)
+    positive = scale > _TINY
+    inverse = np.where(positive, r * (np.float32(1) / np.where(positive, scale, 1)), 0)
+    codes = np.rint(np.clip(x.astype(np.float32) * inverse.astype(np.float32), -r, r))
+    return codes.astype(np.int8 if bits <= 8 else np.int16)

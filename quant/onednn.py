@@ -1,0 +1,193 @@
+"""Makes Paddle's oneDNN int8 passes compute what the simulation computes, at their full speed.
+
+The passes keep one scale per float tensor, taken from the quantize_linear that reads it, and give
+it to everything that touches the tensor. Three things then go wrong:
+
+* Another reader of the tensor (a residual sum, a concat) gets quantized values, which training
+  never gave it. So a tensor that is not read by quantizers alone gets a copy for them, behind an
+  operator that saturates where the quantizer would, which changes no value of theirs.
+* The scale is handed on through pooling, reshapes, slices and concats in both directions. For an
+  average or a slice it does not hold, and a tensor on the way may have other readers. Those
+  quantizers get such a copy too.
+* A tensor after relu or relu6 is stored as u8 with 255 steps where training had 127 up to the
+  scale s. Written as a clip to [0, s] it is stored as s8, which is right but slower than u8.
+  Between two convolutions both can be had. relu6 is an operator that saturates, and stays u8:
+  with the first convolution's results multiplied by 6 / s (in its weight scales and its bias) and
+  the second's weight scales by s / 6, relu6 saturates just where the quantizer does. oneDNN is
+  then told that the tensor reaches 6 * 255 / 127, so that 127 of its 255 steps span s. It is told
+  by a dequantize_linear that nobody reads: the passes collect the scales of those first.
+
+A convolution that fuses a residual sum runs in float unless all three tensors have a scale, so
+the sum is kept apart by an identity (leaky_relu of slope 1), which oneDNN fuses at no cost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .graph import Graph, Op, new_op
+
+# Operators through which the passes hand a scale on.
+_HANDED_ON = {
+    "flatten2",
+    "flatten_contiguous_range",
+    "nearest_interp",
+    "nearest_interp_v2",
+    "pool2d",
+    "reshape2",
+    "shape",
+    "slice",
+    "split",
+    "squeeze2",
+    "transpose2",
+    "unsqueeze2",
+}
+_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
+_SIX = 6.0  # where relu6 saturates
+_U8_STEPS, _S8_STEPS = 255.0, 127.0
+
+
+def suit_onednn(graph: Graph) -> None:
+    """Rewrites the lowered graph in place; on plain CPU it computes the same values as before."""
+    for op in list(graph.ops()):
+        if op.type == "quantize_linear":
+            if not _scale_stays(graph, op):
+                _copy_for_quantizer(graph, op)
+            _suit_relu(graph, op)
+    for op in list(graph.ops()):
+        if op.type == "elementwise_add":
+            _keep_sum_apart(graph, op)
+
+
+def _scale(graph: Graph, quantize: Op) -> float:
+    return float(graph.constants[quantize.input("Scale")][0])
+
+
+def _scale_stays(graph: Graph, quantize: Op) -> bool:
+    """True where the tensor, and all that its scale is handed on to, may have that scale."""
+    return _scale(graph, quantize) > 0 and _handed_well(graph, quantize.input("X"))
+
+
+def _handed_well(graph: Graph, name: str) -> bool:
+    if not graph.is_private(name):
+        return False
+    producer = graph.producer(name)
+    if producer is None:
+        return True
+    if producer.type == "concat":
+        return all(_handed_well(graph, source) for source in producer.inputs("X"))
+    if producer.type not in _HANDED_ON:
+        return True
+    if producer.type in ("slice", "split", "shape"):
+        return False
+    if producer.type == "pool2d" and producer.attr("pooling_type") != "max":
+        return False
+    slot = "Input" if producer.inputs("Input") else "X"
+    return _handed_well(graph, producer.input(slot))
+
+
+def _copy_for_quantizer(graph: Graph, quantize: Op) -> None:
+    x, scale = quantize.input("X"), _scale(graph, quantize)
+    copy = graph.add_like(f"{x}.saturated", x)
+    saturate = new_op("clip", {"X": [x]}, {"Out": [copy]}, min=-scale, max=scale)
+    graph.insert(graph.block_of(quantize), quantize, saturate)
+    quantize.set_input("X", [copy])
+
+
+def _suit_relu(graph: Graph, quantize: Op) -> None:
+    x, scale = quantize.input("X"), _scale(graph, quantize)
+    relu = graph.producer(x)
+    if relu is None or relu.type not in ("relu", "relu6") or not graph.is_private(x) or scale <= 0:
+        return
+    limit = min(scale, _SIX) if relu.type == "relu6" else scale
+    factors = _between_convolutions(graph, relu, quantize) if limit == scale else None
+    if factors is None:
+        clip = new_op("clip", {"X": relu.inputs("X")}, {"Out": [x]}, min=0.0, max=limit)
+        graph.replace(relu, [clip])
+        return
+    before, dequantize, after = factors
+    for name in before:
+        _multiply(graph, name, _SIX / scale)
+    for name in after:
+        _multiply(graph, name, scale / _SIX)
+    six = graph.add_constant(f"{x}.scale", np.float32([_SIX]))
+    quantize.set_input("Scale", [six])
+    dequantize.set_input("Scale", [six])
+    bounded = new_op("relu6", {"X": relu.inputs("X")}, {"Out": [x]})
+    graph.replace(relu, [bounded, _say_scale(graph, x, quantize)])
+
+
+def _between_convolutions(
+    graph: Graph, relu: Op, quantize: Op
+) -> tuple[list[str], Op, list[str]] | None:
+    """The constants that scale what comes before `relu` and what reads the quantized tensor."""
+    before: list[str] = []
+    name = relu.input("X")
+    producer = graph.producer(name)
+    if producer is not None and producer.type == "elementwise_add":
+        if producer.input("Y") not in graph.constants or not graph.is_private(name):
+            return None
+        before.append(producer.input("Y"))
+        name = producer.input("X")
+        producer = graph.producer(name)
+    scales = _weight_scales(graph, producer)
+    if scales is None or not graph.is_private(name):
+        return None
+    before.append(scales)
+    codes = quantize.output("Y")
+    readers = graph.consumers(codes)
+    if len(readers) != 1 or readers[0].type != "dequantize_linear":
+        return None
+    value = readers[0].output("Y")
+    after = [_weight_scales(graph, op) for op in graph.consumers(value)]
+    if not after or None in after or value in graph.outputs:
+        return None
+    return before, readers[0], [name for name in after if name is not None]
+
+
+def _weight_scales(graph: Graph, convolution: Op | None) -> str | None:
+    """Name of the scales of a quantized convolution's weight, where nothing else reads them."""
+    if convolution is None or convolution.type not in _CONVOLUTIONS:
+        return None
+    weight = graph.producer(convolution.input("Filter"))
+    if weight is None or weight.type != "dequantize_linear":
+        return None
+    name = weight.input("Scale")
+    return name if len(graph.consumers(name)) == 1 else None
+
+
+def _multiply(graph: Graph, constant: str, factor: float) -> None:
+    value = graph.constants[constant].astype(np.float64) * factor
+    graph.constants[constant] = value.astype(np.float32)
+
+
+def _say_scale(graph: Graph, x: str, quantize: Op) -> Op:
+    hint = graph.add_constant(f"{x}.u8_scale", np.float32([_SIX * _U8_STEPS / _S8_STEPS]))
+    return new_op(
+        "dequantize_linear",
+        {"X": [x], "Scale": [hint], "ZeroPoint": quantize.inputs("ZeroPoint")},
+        {"Y": [graph.add_like(f"{x}.unread", x)]},
+        quant_axis=-1,
+        bit_length=8,
+        round_type=0,
+    )
+
+
+def _keep_sum_apart(graph: Graph, add: Op) -> None:
+    if any(name in graph.constants for name in add.all_inputs()):
+        return
+    for slot in ("X", "Y"):
+        name = add.input(slot)
+        if _is_convolution_result(graph, name) and graph.is_private(name):
+            apart = graph.add_like(f"{name}.apart", name)
+            identity = new_op("leaky_relu", {"X": [name]}, {"Out": [apart]}, alpha=1.0)
+            graph.insert(graph.block_of(add), add, identity)
+            add.set_input(slot, [apart])
+
+
+def _is_convolution_result(graph: Graph, name: str) -> bool:
+    producer = graph.producer(name)
+    if producer is not None and producer.type == "elementwise_add":
+        if producer.input("Y") in graph.constants:
+            producer = graph.producer(producer.input("X"))
+    return producer is not None and producer.type in _CONVOLUTIONS

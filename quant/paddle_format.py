@@ -1,0 +1,134 @@
+"""Writes and reads Paddle's inference format: PREFIX.pdmodel and PREFIX.pdiparams.
+
+`.pdmodel` is a serialized ProgramDesc. `.pdiparams` holds every persistable variable of its main
+block, ordered by name, each as a LoDTensor stream: uint32 version 0, uint64 number of LoD levels
+(0), uint32 version 0, int32 length of the TensorDesc message, that message, the raw data.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+import numpy as np
+from paddle.base.proto import framework_pb2 as pb
+
+from .errors import ExportError
+from .graph import _DENSE_TENSOR, _DTYPES, Graph, new_op
+
+_FEED_MINIBATCH, _FETCH_LIST = 9, 10
+_NUMPY = {number: np.dtype(name) for name, number in _DTYPES.items()}
+
+
+def save(graph: Graph, prefix: str) -> None:
+    """Writes the graph under PREFIX.pdmodel and PREFIX.pdiparams, each whole or not at all."""
+    program = _with_feed_and_fetch(graph)
+    names = sorted(var.name for var in program.blocks[0].vars if _is_stored(var))
+    missing = [name for name in names if name not in graph.constants]
+    if missing:
+        raise ExportError(f"the trace names parameters that have no value: {', '.join(missing)}")
+    folder = os.path.dirname(prefix)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    streams = (_stream(graph.constants[name]) for name in names)
+    temporary = []
+    try:
+        for suffix, chunks in (
+            (".pdiparams", streams),
+            (".pdmodel", iter([program.SerializeToString()])),
+        ):
+            name = f"{prefix}{suffix}.tmp{os.getpid()}"
+            temporary.append((name, prefix + suffix))
+            with open(name, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+        for name, final in temporary:
+            os.replace(name, final)
+    finally:
+        for name, _ in temporary:
+            if os.path.exists(name):
+                os.remove(name)
+
+
+def read_program(prefix: str) -> Any:
+    """The ProgramDesc of PREFIX.pdmodel."""
+    program = pb.ProgramDesc()
+    with open(f"{prefix}.pdmodel", "rb") as file:
+        program.ParseFromString(file.read())
+    return program
+
+
+def read_constants(prefix: str) -> dict[str, np.ndarray]:
+    """Every stored tensor of PREFIX.pdiparams by name."""
+    program = read_program(prefix)
+    names = sorted(var.name for var in program.blocks[0].vars if _is_stored(var))
+    with open(f"{prefix}.pdiparams", "rb") as file:
+        data = file.read()
+    values, at = {}, 0
+    for name in names:
+        values[name], at = _parse_stream(data, at, f"{prefix}.pdiparams")
+    if at != len(data):
+        raise ExportError(f"{prefix}.pdiparams holds {len(data) - at} bytes more than its model")
+    return values
+
+
+def _is_stored(var: Any) -> bool:
+    return var.persistable and var.type.type == _DENSE_TENSOR
+
+
+def _with_feed_and_fetch(graph: Graph) -> Any:
+    program = pb.ProgramDesc()
+    program.CopyFrom(graph.to_program())
+    block = program.blocks[0]
+    for name, kind in (("feed", _FEED_MINIBATCH), ("fetch", _FETCH_LIST)):
+        var = block.vars.add()
+        var.name, var.persistable = name, True
+        var.type.type = kind
+    for var in block.vars:
+        if var.name in graph.inputs:
+            var.need_check_feed = True
+            var.stop_gradient = True
+    feeds = [
+        new_op("feed", {"X": ["feed"]}, {"Out": [name]}, col=i).desc
+        for i, name in enumerate(graph.inputs)
+    ]
+    fetches = [
+        new_op("fetch", {"X": [name]}, {"Out": ["fetch"]}, col=i).desc
+        for i, name in enumerate(graph.outputs)
+    ]
+    ops = [*feeds, *block.ops, *fetches]
+    copies = []
+    for op in ops:
+        copy = pb.OpDesc()
+        copy.CopyFrom(op)
+        copies.append(copy)
+    del block.ops[:]
+    block.ops.extend(copies)
+    return program
+
+
+def _stream(value: np.ndarray) -> bytes:
+    desc = pb.VarType.TensorDesc()
+    desc.data_type = _DTYPES[str(value.dtype)]
+    desc.dims.extend(value.shape)
+    header = desc.SerializeToString()
+    head = struct.pack("<IQIi", 0, 0, 0, len(header))
+    return head + header + np.ascontiguousarray(value).tobytes()
+
+
+def _parse_stream(data: bytes, at: int, source: str) -> tuple[np.ndarray, int]:
+    try:
+        version, levels, tensor_version, length = struct.unpack_from("<IQIi", data, at)
+        at += 20
+        if version or levels or tensor_version or not 0 <= length <= len(data) - at:
+            raise ValueError("not a tensor stream")
+        desc = pb.VarType.TensorDesc()
+        desc.ParseFromString(data[at : at + length])
+        at += length
+        dtype = _NUMPY[desc.data_type]
+        count = int(np.prod(desc.dims, dtype=np.int64)) if desc.dims else 1
+        value = np.frombuffer(data, dtype=dtype, count=count, offset=at).reshape(list(desc.dims))
+    except Exception as error:
+        raise ExportError(f"{source} is damaged at byte {at}: {error}") from None
+    return value, at + value.nbytes

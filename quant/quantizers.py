@@ -1,0 +1,320 @@
+"""The fake quantizers: each turns a tensor into its b-bit simulation and knows its scale.
+
+Observing (finding the scale) and fake quantizing are two switches, so that calibration can
+observe the float network and a frozen network can stop observing:
+
+    observing   fake_quant_enabled
+    True        True                 training
+    False       True                 frozen, or evaluation (layer.eval() also stops observing)
+    True        False                calibration (`calibrating` lets eval() observe too)
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Optional
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from . import distributed
+from .functional import abs_max, codes_numpy, fake_quant
+from .pact import Pact
+
+
+class _Observed(nn.Layer):
+    """A quantizer whose scale is one number, kept in a buffer of shape [1]."""
+
+    scale: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.observing = True
+        self.fake_quant_enabled = True
+        self.calibrating = False
+        self._ready = False
+        self.register_buffer("scale", paddle.zeros([1], dtype="float32"))
+
+    @property
+    def observes_now(self) -> bool:
+        return self.calibrating or (self.observing and self.training)
+
+    def observe(self, x: Tensor) -> None:
+        """Takes the statistics of one tensor; all ranks of a job take the largest of theirs."""
+        with paddle.no_grad():
+            self._update(distributed.max_over_ranks(abs_max(x)))
+
+    def _update(self, batch_max: Tensor) -> None:
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forgets all statistics."""
+        for buffer in self.buffers():
+            buffer.set_value(paddle.zeros_like(buffer))
+
+    def forward(self, x: Tensor, upper: Optional[Tensor] = None) -> Tensor:
+        """Observes `x` where it should, and fake quantizes it with a scale of at most `upper`."""
+        if self.observes_now:
+            self.observe(x)
+        if not self.fake_quant_enabled:
+            return x
+        if not self._ready:
+            self._warn_if_empty()
+        scale = self._current_scale()
+        return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.bits)
+
+    def _warn_if_empty(self) -> None:
+        self._ready = True
+        if not self.has_scale():
+            warnings.warn(
+                "a quantizer runs before it saw any data, so its scale is 0 and its output all "
+                "zero: train a step, or call calibrate()",
+                stacklevel=3,
+            )
+
+    def _current_scale(self) -> Tensor:
+        return self.scale
+
+    def has_scale(self) -> bool:
+        """True once a tensor has been observed (or a checkpoint loaded)."""
+        raise NotImplementedError
+
+    def scale_numpy(self) -> np.ndarray:
+        """The scale as float32 of shape [1]."""
+        return np.asarray(self.scale.numpy(), dtype=np.float32).reshape([1])
+
+
+class MovingAverageAbsMax(_Observed):
+    """moving_average_abs_max: state <- rho * state + 1, accum <- rho * accum + max|x|,
+    s = accum / state.
+
+    NumPy line: `state = rho * state + 1; accum = rho * accum + abs(x).max(); s = accum / state`.
+    Both start at 0, so the first s is the first max|x|. (Paddle's layer starts both at 1.)
+    """
+
+    type_name = "moving_average_abs_max"
+    state: Tensor
+    accum: Tensor
+
+    def __init__(self, bits: int, moving_rate: float) -> None:
+        super().__init__(bits)
+        self.moving_rate = moving_rate
+        self.register_buffer("state", paddle.zeros([1], dtype="float32"))
+        self.register_buffer("accum", paddle.zeros([1], dtype="float32"))
+
+    def _update(self, batch_max: Tensor) -> None:
+        self.state.set_value(self.state * self.moving_rate + 1.0)
+        self.accum.set_value(self.accum * self.moving_rate + batch_max)
+        self.scale.set_value(self.accum / self.state)
+
+    def has_scale(self) -> bool:
+        return self.state.item() > 0
+
+    def extra_repr(self) -> str:
+        return f"{self.type_name}, bits={self.bits}, moving_rate={self.moving_rate}"
+
+
+class AbsMax(_Observed):
+    """abs_max of an activation: s = max|x| of the batch in training; the largest s so far is
+    kept, and is what evaluation, the report and the export use.
+
+    NumPy lines: training `s = abs(x).max()`, evaluation `s = max(all s so far)`.
+    """
+
+    type_name = "abs_max"
+    seen: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.register_buffer("seen", paddle.zeros([1], dtype="float32"))
+        self._batch_max: Optional[Tensor] = None
+
+    def _update(self, batch_max: Tensor) -> None:
+        self.scale.set_value(paddle.maximum(self.scale, batch_max))
+        self.seen.set_value(paddle.ones_like(self.seen))
+        self._batch_max = batch_max
+
+    def _current_scale(self) -> Tensor:
+        batch_max, self._batch_max = self._batch_max, None
+        return self.scale if batch_max is None else batch_max
+
+    def has_scale(self) -> bool:
+        return self.seen.item() > 0
+
+    def extra_repr(self) -> str:
+        return f"{self.type_name}, bits={self.bits}"
+
+
+class ActivationQuantizer(nn.Layer):
+    """What a quantized layer does to its input: preprocess (PACT or the user's own), quantize.
+
+    With PACT the scale never exceeds alpha: s <- min(s, alpha). The moving average may lag
+    behind an alpha that shrinks, and a clip at alpha is no operation of the exported file; with
+    s <= alpha the quantizer's own saturation is that clip, so nothing is lost in the export.
+    """
+
+    def __init__(self, quantizer: nn.Layer, preprocess: Optional[nn.Layer] = None) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.quantizer = quantizer
+
+    @property
+    def bits(self) -> int:
+        return int(getattr(self.quantizer, "bits", 8))
+
+    def is_builtin(self) -> bool:
+        return isinstance(self.quantizer, _Observed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        quantizer = self.quantizer
+        if self.preprocess is not None and getattr(quantizer, "fake_quant_enabled", True):
+            x = self.preprocess(x)
+        if isinstance(quantizer, _Observed):
+            return quantizer(x, self._upper_bound())
+        return quantizer(x)
+
+    def _upper_bound(self) -> Optional[Tensor]:
+        return self.preprocess.alpha.detach() if isinstance(self.preprocess, Pact) else None
+
+    def has_scale(self) -> bool:
+        if isinstance(self.quantizer, _Observed):
+            return self.quantizer.has_scale()
+        return self._own_scale() is not None
+
+    def _own_scale(self) -> Optional[np.ndarray]:
+        scale = getattr(self.quantizer, "scale", None)
+        scale = scale() if callable(scale) else scale
+        if scale is None:
+            return None
+        values = scale.numpy() if hasattr(scale, "numpy") else scale
+        return np.asarray(values, dtype=np.float32).reshape([-1])
+
+    def scale_numpy(self) -> np.ndarray:
+        """The scale that evaluation and export use, float32 of shape [1].
+
+        A quantizer of the user's own gives its scale as an attribute or method `scale`.
+        """
+        if isinstance(self.quantizer, _Observed):
+            upper = self._upper_bound()
+            scale = self.quantizer.scale_numpy()
+            return scale if upper is None else np.minimum(scale, upper.numpy())
+        own = self._own_scale()
+        if own is None or own.size != 1:
+            kind = type(self.quantizer).__name__
+            raise ValueError(f"{kind} gives no `scale` (one number), which the export needs")
+        return own
+
+    def extra_repr(self) -> str:
+        return "" if self.is_builtin() else f"{type(self.quantizer).__name__}"
+
+
+class WeightAbsMax(nn.Layer):
+    """abs_max (s = max|w|) or channel_wise_abs_max (s per output channel) of a weight.
+
+    The scale is that of the current weight at each step, so there is nothing to keep.
+    NumPy line, axis being the output channel: `s = abs(w).max(axis=all but axis)`.
+    """
+
+    def __init__(self, bits: int, axis: Optional[int]) -> None:
+        super().__init__()
+        self.bits = bits
+        self.axis = axis
+        self.fake_quant_enabled = True
+
+    @property
+    def type_name(self) -> str:
+        return "abs_max" if self.axis is None else "channel_wise_abs_max"
+
+    def scale_of(self, weight: Tensor) -> Tensor:
+        return abs_max(weight, self.axis)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.fake_quant_enabled:
+            return weight
+        return fake_quant(weight, self.scale_of(weight), self.bits)
+
+    def extra_repr(self) -> str:
+        axis = "" if self.axis is None else f", axis={self.axis}"
+        return f"{self.type_name}, bits={self.bits}{axis}"
+
+
+class WeightQuantizer(nn.Layer):
+    """What a quantized layer does to its weight: preprocess (PACT or the user's own), quantize.
+
+    Args:
+        quantizer: WeightAbsMax, MovingAverageAbsMax, or a layer of the user's own.
+        channel_axis: axis of the output channels: 0 for Conv2D, 1 for Linear ([in, out]).
+    """
+
+    def __init__(
+        self, quantizer: nn.Layer, channel_axis: int, preprocess: Optional[nn.Layer] = None
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.quantizer = quantizer
+        self.channel_axis = channel_axis
+
+    @property
+    def bits(self) -> int:
+        return int(getattr(self.quantizer, "bits", 8))
+
+    def is_per_tensor(self) -> bool:
+        quantizer = self.quantizer
+        return isinstance(quantizer, _Observed) or getattr(quantizer, "axis", 0) is None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.preprocess is not None and getattr(self.quantizer, "fake_quant_enabled", True):
+            weight = self.preprocess(weight)
+        return self.quantizer(weight)
+
+    @paddle.no_grad()
+    def codes_and_scales(self, weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Integer codes of the weight and one float32 scale per output channel.
+
+        The simulated weight is codes * scale / r, r = 2^(bits-1) - 1.
+
+        Raises:
+            ValueError: a quantizer of the user's own whose output is on no int8 grid.
+        """
+        if self.preprocess is not None:
+            weight = self.preprocess(weight)
+        quantizer = self.quantizer
+        axis = self.channel_axis
+        shape = [1] * len(weight.shape)
+        shape[axis] = weight.shape[axis]
+        if isinstance(quantizer, WeightAbsMax):
+            scale = quantizer.scale_of(weight).numpy()
+        elif isinstance(quantizer, _Observed):
+            scale = quantizer.scale.numpy() if quantizer.has_scale() else abs_max(weight).numpy()
+        else:
+            return self._own_codes(quantizer(weight).numpy(), shape)
+        scale = np.broadcast_to(scale.reshape(shape if scale.size > 1 else [1] * len(shape)), shape)
+        return codes_numpy(weight.numpy(), scale, self.bits), scale.reshape([-1]).copy()
+
+    def _own_codes(self, values: np.ndarray, shape: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of an already quantized weight whose grid is only known by its values."""
+        r = float(2 ** (self.bits - 1) - 1)
+        axes = tuple(i for i in range(values.ndim) if i != self.channel_axis)
+        own = getattr(self.quantizer, "scale", None)
+        own = own() if callable(own) else own
+        if own is None:
+            candidates = [np.abs(values).max(axis=axes, keepdims=True), np.abs(values).max()]
+        else:
+            given = np.asarray(own.numpy() if hasattr(own, "numpy") else own, dtype=np.float32)
+            candidates = [given.reshape(shape) if given.size > 1 else given.reshape([])]
+        for candidate in candidates:
+            scale = np.broadcast_to(np.asarray(candidate, np.float32), shape)
+            codes = np.where(scale > 0, values * r / np.where(scale > 0, scale, 1), 0)
+            if np.abs(codes - np.rint(codes)).max() < 1e-3 and np.abs(codes).max() <= r + 1e-3:
+                return np.rint(codes).astype(np.int8), scale.reshape([-1]).copy()
+        raise ValueError(
+            f"the output of weight_quantize={type(self.quantizer).__name__} is on no "
+            f"{self.bits}-bit grid of 2^{self.bits} - 1 steps; give the class an attribute `scale`"
+        )
+
+
+def make(factory: Any, default: Any) -> Any:
+    """An instance of the user's own class, or the built-in layer where there is none."""
+    return default if factory is None else factory()

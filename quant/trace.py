@@ -1,0 +1,151 @@
+"""From a network in memory to a graph: Paddle traces it, quantized layers leave their marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddle.base.proto import framework_pb2 as pb
+
+from . import compat, markers
+from .convert import named_layers
+from .errors import ExportError
+from .graph import Graph
+from .modes import evaluating
+
+
+@dataclass
+class Traced:
+    """A graph in which `marks[name]` says for which quantized layer `name` is input or weight."""
+
+    graph: Graph
+    marks: dict[str, Any] = field(default_factory=dict)
+
+
+class _Shell(nn.Layer):
+    """Calls the network with a list of inputs, so that tracing leaves its own forward alone."""
+
+    def __init__(self, net: nn.Layer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: list[Tensor]) -> Any:
+        return self.net(*inputs)
+
+
+def trace(net: nn.Layer, input_spec: Optional[Sequence[Any]]) -> Traced:
+    """Traces `net` in evaluation mode; the network is the same afterwards.
+
+    Args:
+        net: any network, quantized or not.
+        input_spec: one paddle.static.InputSpec (or example tensor) per input.
+
+    Raises:
+        ExportError: the network cannot be traced; the message holds Paddle's reason.
+    """
+    specs = _check_spec(net, input_spec)
+    marks: dict[str, Any] = {}
+
+    def emit(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        marked_x, marked_weight = paddle.assign(x), paddle.assign(layer.weight)
+        marks[marked_x.name] = marks[marked_weight.name] = layer
+        return marked_x, marked_weight
+
+    with evaluating(net), _forward_kept(net), compat.old_ir(), markers.emitting(emit):
+        shell = _Shell(net)
+        shell.eval()
+        try:
+            static = paddle.jit.to_static(shell, input_spec=[specs], full_graph=True)
+            concrete = static.forward.concrete_program
+        except Exception as error:
+            raise ExportError(
+                f"{type(net).__name__} cannot be traced by Paddle: {_reason(error)}"
+            ) from error
+        program = pb.ProgramDesc()
+        program.ParseFromString(concrete.main_program.desc.serialize_to_string())
+        inputs = _names(concrete.inputs[1:] if _is_layer(concrete.inputs[0]) else concrete.inputs)
+        outputs = _names(concrete.outputs)
+    graph = Graph(program, _constants(net, program), inputs, outputs)
+    if not outputs:
+        raise ExportError(f"{type(net).__name__} returns no tensor")
+    return Traced(graph, marks)
+
+
+def _check_spec(net: nn.Layer, input_spec: Optional[Sequence[Any]]) -> list[Any]:
+    if not isinstance(input_spec, (list, tuple)) or not input_spec:
+        raise ExportError(
+            f"input_spec={input_spec!r}: allowed is a list with one paddle.static.InputSpec per "
+            f"input of {type(net).__name__}"
+        )
+    specs = []
+    for i, spec in enumerate(input_spec):
+        if isinstance(spec, Tensor):
+            spec = paddle.static.InputSpec(shape=list(spec.shape), dtype=spec.dtype)
+        if not isinstance(spec, paddle.static.InputSpec):
+            raise ExportError(
+                f"input_spec[{i}]={spec!r}: allowed is a paddle.static.InputSpec or a tensor"
+            )
+        specs.append(
+            paddle.static.InputSpec(shape=spec.shape, dtype=spec.dtype, name=spec.name or f"x{i}")
+        )
+    return specs
+
+
+def _is_layer(item: Any) -> bool:
+    return isinstance(item, nn.Layer)
+
+
+def _names(items: Any) -> list[str]:
+    """Names of the tensors in nested lists, tuples and dictionaries, in order."""
+    if isinstance(items, dict):
+        items = list(items.values())
+    if isinstance(items, (list, tuple)):
+        return [name for item in items for name in _names(item)]
+    return [items.name] if hasattr(items, "name") and hasattr(items, "shape") else []
+
+
+def _constants(net: nn.Layer, program: Any) -> dict[str, np.ndarray]:
+    values = {t.name: t for _, layer in named_layers(net) for t in _tensors_of(layer)}
+    wanted = [v.name for v in program.blocks[0].vars if v.persistable]
+    return {name: np.asarray(values[name].numpy()) for name in wanted if name in values}
+
+
+def _tensors_of(layer: Any) -> Iterator[Tensor]:
+    for group in (layer._parameters, layer._buffers):
+        for tensor in group.values():
+            if tensor is not None:
+                yield tensor
+
+
+@contextmanager
+def _forward_kept(net: nn.Layer) -> Iterator[None]:
+    """Tracing gives each layer a translated forward on some versions: takes that back."""
+    before = [
+        (layer, layer.__dict__.get("forward"), dict(getattr(layer, "_original_funcs", {})))
+        for _, layer in named_layers(net)
+    ]
+    try:
+        yield
+    finally:
+        for layer, forward, originals in before:
+            if forward is None:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.__dict__["forward"] = forward
+            if hasattr(layer, "_original_funcs"):
+                layer._original_funcs.clear()
+                layer._original_funcs.update(originals)
+
+
+def _reason(error: BaseException) -> str:
+    """The line of a Paddle message that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        if "Error" in line and "File" not in line:
+            return line
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,246 @@
+"""Is the exported file the network? Both run on the same inputs, and the differences are measured.
+
+Rounding makes exactness impossible to the last digit: a float error of 1e-7 moves some value
+across a rounding step, and each such flip spreads. How far is the *float floor*, measured here as
+the network against itself with a relative error of one unit in the last place (2^-23, random
+sign) put on the output of every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from .calibration import as_inputs
+from .convert import named_layers
+from .errors import VerifyError
+from .modes import evaluating
+from .predictor import ENGINES, Predictor
+
+# What an engine may differ by: the larger of a multiple of the float floor and a share of the
+# range (max - min) of the network's outputs. oneDNN also runs sums and pooling on integers, and
+# non-negative tensors with 255 steps, which the generic simulation does not know.
+FLOORS = {"paddle": 3.0, "onednn": 3.0}
+SHARE_OF_RANGE = {"paddle": 0.002, "onednn": 0.02}
+_NOISE_RUNS = 3
+_ULP = 2.0**-23
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one output: mean and max of |a - b|, and the share of rows with the same Top1."""
+
+    mean_abs: float
+    max_abs: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The figures of a comparison. `passed` tells whether the file is the network.
+
+    Attributes:
+        prefix: the exported file.
+        num_inputs: how many samples were compared.
+        output_range: per output, max - min of the network's values.
+        floor: per output, the network against itself with noise of one ulp.
+        engines: per engine and output, the file against the network.
+        failures: one line for each bound that does not hold; empty when all hold.
+    """
+
+    prefix: str
+    num_inputs: int
+    output_range: tuple[float, ...]
+    floor: tuple[Difference, ...]
+    engines: dict[str, tuple[Difference, ...]]
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: of several outputs, the engine's figures are those of the worst one."""
+        return {
+            "prefix": self.prefix,
+            "passed": self.passed,
+            "num_inputs": self.num_inputs,
+            "output_range": list(self.output_range),
+            "floor": self._worst(self.floor),
+            "engines": {
+                name: self._worst(rows) if rows else None for name, rows in self.engines.items()
+            },
+            "failures": list(self.failures),
+        }
+
+    def _worst(self, rows: tuple[Difference, ...]) -> dict[str, float]:
+        shares = [d.mean_abs / max(r, 1e-30) for d, r in zip(rows, self.output_range)]
+        at = int(np.argmax(shares))
+        worst = vars(rows[at]).copy()
+        worst["mean_share_of_range"] = shares[at]
+        worst["max_share_of_range"] = rows[at].max_abs / max(self.output_range[at], 1e-30)
+        worst["agreement"] = min(d.agreement for d in rows)
+        return worst
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'against the network':<22} {'mean |d|':>11} {'of range':>9} {'max |d|':>11} "
+            f"{'of range':>9} {'same Top1':>10}   ({self.num_inputs} inputs)"
+        ]
+        table = [("float floor (1 ulp)", self.floor)]
+        names = {"paddle": "file, plain CPU", "onednn": "file, oneDNN int8"}
+        table += [(names.get(k, k), rows) for k, rows in self.engines.items() if rows]
+        for name, rows in table:
+            for i, (d, span) in enumerate(zip(rows, self.output_range)):
+                label = name if len(rows) == 1 else f"{name} [{i}]"
+                span = max(span, 1e-30)
+                lines.append(
+                    f"{label:<22} {d.mean_abs:>11.3g} {d.mean_abs / span:>9.3%} "
+                    f"{d.max_abs:>11.3g} {d.max_abs / span:>9.3%} {d.agreement:>10.2%}"
+                )
+        lines.extend(f"FAILED: {line}" for line in self.failures)
+        if self.passed:
+            lines.append("verified: the exported file is the network, within the float floor")
+        return "\n".join(lines)
+
+
+def verify(
+    net: nn.Layer, prefix: str, batches: Iterable[Any], engines: tuple[str, ...] = ENGINES
+) -> Verdict:
+    """Compares PREFIX.pdmodel with the fake-quant network on `batches`.
+
+    Args:
+        net: the network that was exported.
+        prefix: the exported file.
+        batches: inputs as for `calibrate`; a hundred samples or more make a fair test.
+        engines: of 'paddle' (plain CPU) and 'onednn' (oneDNN int8).
+
+    Raises:
+        VerifyError: there is no batch, or the file is missing.
+    """
+    inputs = [[t.numpy() for t in as_inputs(batch)] for batch in batches]
+    if not inputs:
+        raise VerifyError("verify got no batch: at least one is needed")
+    expected = _run(net, inputs)
+    span = tuple(float(np.ptp(values)) if values.size else 0.0 for values in expected)
+    floor = _floor(net, inputs, expected)
+    failures: list[str] = []
+    results: dict[str, tuple[Difference, ...]] = {}
+    for engine in engines:
+        try:
+            predictor = Predictor(prefix, engine)
+            found = _joined([predictor(batch) for batch in inputs])
+        except VerifyError as error:
+            if "does not exist" in str(error):
+                raise
+            failures.append(str(error))
+            results[engine] = ()
+            continue
+        results[engine], lines = _judge(engine, expected, found, span, floor)
+        failures += lines
+    count = sum(batch[0].shape[0] if batch[0].ndim else 1 for batch in inputs)
+    return Verdict(prefix, count, span, floor, results, tuple(failures))
+
+
+def _judge(
+    engine: str,
+    expected: list[np.ndarray],
+    found: list[np.ndarray],
+    span: tuple[float, ...],
+    floor: tuple[Difference, ...],
+) -> tuple[tuple[Difference, ...], list[str]]:
+    shapes = [values.shape for values in expected], [values.shape for values in found]
+    if shapes[0] != shapes[1]:
+        return (), [f"{engine}: outputs of shape {shapes[1]}, the network gives {shapes[0]}"]
+    rows, lines = [], []
+    for i, (a, b) in enumerate(zip(expected, found)):
+        row = _difference(a, b)
+        rows.append(row)
+        # Float noise of a few ulp is always allowed, also where the outputs span nothing.
+        size = float(np.abs(a).max()) if a.size else 0.0
+        allowed = max(
+            FLOORS[engine] * floor[i].mean_abs, SHARE_OF_RANGE[engine] * span[i], 4 * _ULP * size
+        )
+        if not row.mean_abs <= allowed:
+            lines.append(
+                f"{engine}: output {i} differs from the network by {row.mean_abs:.3g} on average, "
+                f"allowed is {allowed:.3g}"
+            )
+    return tuple(rows), lines
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
+    if not a.size:
+        return Difference(0.0, 0.0, 1.0)
+    delta = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    if a.ndim >= 2 and a.shape[-1] > 1:
+        agreement = float(np.mean(a.argmax(-1) == b.argmax(-1)))
+    else:
+        agreement = float(np.mean(delta == 0)) if a.dtype.kind in "iub" else 1.0
+    return Difference(float(delta.mean()), float(delta.max()), agreement)
+
+
+def _run(net: nn.Layer, inputs: list[list[np.ndarray]]) -> list[np.ndarray]:
+    with evaluating(net), paddle.no_grad():
+        return _joined(
+            [_flat(net(*[paddle.to_tensor(x) for x in batch])) for batch in inputs]
+        )
+
+
+def _flat(value: Any) -> list[np.ndarray]:
+    """The tensors of nested lists, tuples and dictionaries, in the order of the export."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [array for item in value for array in _flat(item)]
+    return [np.asarray(value.numpy())] if isinstance(value, Tensor) else []
+
+
+def _joined(batches: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """Each output over all batches; per-batch values of outputs without a batch axis."""
+    return [np.concatenate([np.atleast_1d(x) for x in column]) for column in zip(*batches)]
+
+
+def _floor(
+    net: nn.Layer, inputs: list[list[np.ndarray]], expected: list[np.ndarray]
+) -> tuple[Difference, ...]:
+    """The mean of a few noisy runs: single ones scatter, since a flip happens or does not."""
+    runs = []
+    for seed in range(_NOISE_RUNS):
+        with _one_ulp_noise(net, seed):
+            found = _run(net, inputs)
+        runs.append([_difference(a, b) for a, b in zip(expected, found)])
+    return tuple(
+        Difference(
+            float(np.mean([d.mean_abs for d in column])),
+            max(d.max_abs for d in column),
+            float(np.mean([d.agreement for d in column])),
+        )
+        for column in zip(*runs)
+    )
+
+
+@contextmanager
+def _one_ulp_noise(net: nn.Layer, seed: int) -> Iterator[None]:
+    rng = np.random.default_rng(seed)
+
+    def hook(layer: Any, args: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or output.dtype != paddle.float32:
+            return output
+        signs = rng.integers(0, 2, size=output.shape, dtype=np.int8) * 2 - 1
+        return output * paddle.to_tensor(1 + _ULP * signs.astype(np.float32))
+
+    leaves = [x for _, x in named_layers(net) if not x._sub_layers or hasattr(x, "_act_quant")]
+    quantizers = {id(part) for x in leaves for part in x.sublayers()}
+    hooks = [x.register_forward_post_hook(hook) for x in leaves if id(x) not in quantizers]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()

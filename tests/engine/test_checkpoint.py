@@ -1,0 +1,111 @@
+import numpy as np
+import paddle
+import pytest
+
+from engine.checkpoint import (
+    CheckpointFolder,
+    Progress,
+    load_latest,
+    load_network_state,
+    restore,
+    save_weights,
+)
+from engine.errors import EngineError
+from engine.optimizer import build_optimizer
+from engine.schedule import build_schedule
+
+
+def make_optimizer(net):
+    schedule = build_schedule("cosine_decay", 0.1, epoch_steps=10, num_epochs=2, step_epochs=[])
+    return build_optimizer(net, schedule, 0.9, 1e-4), schedule
+
+
+def train_step(net, optimizer, schedule):
+    paddle.seed(7)
+    net(paddle.ones([2, 1, 28, 28])).sum().backward()
+    optimizer.step()
+    optimizer.clear_grad()
+    schedule.step()
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_checkpoints_are_files_that_paddle_load_reads(tmp_path, dropout_net):
+    net = dropout_net()
+    optimizer, schedule = make_optimizer(net)
+    train_step(net, optimizer, schedule)
+    folder = CheckpointFolder(tmp_path)
+    folder.save_epoch(0, net, optimizer)
+    folder.mark_best(0)
+    for name in ("epoch_0", "best_model"):
+        weights = paddle.load(str(tmp_path / f"{name}.pdparams"))
+        for key, value in net.state_dict().items():
+            np.testing.assert_array_equal(weights[key].numpy(), value.numpy())
+        state = paddle.load(str(tmp_path / f"{name}.pdopt"))
+        assert "LR_Scheduler" in state
+        trained = [p for p in net.parameters() if not p.stop_gradient]
+        assert sum("velocity" in key for key in state) == len(trained)
+
+
+def test_only_the_newest_epochs_are_kept_and_the_best_stays(tmp_path, dropout_net):
+    net = dropout_net()
+    optimizer, _ = make_optimizer(net)
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for epoch in range(11):
+        folder.save_epoch(epoch, net, optimizer)
+        if epoch == 1:
+            folder.mark_best(epoch)
+    kept = {"epoch_9", "epoch_10", "best_model"}
+    assert names(tmp_path) == {f"{n}{end}" for n in kept for end in (".pdparams", ".pdopt")}
+
+
+def test_latest_brings_back_weights_momentum_rate_and_progress(tmp_path, dropout_net):
+    net = dropout_net()
+    optimizer, schedule = make_optimizer(net)
+    for _ in range(3):
+        train_step(net, optimizer, schedule)
+    progress = Progress("qat", 1, 2, 3, 0.5, 0, {"fp32": {"top1": 0.25}}, 17, {"seed": 4})
+    folder = CheckpointFolder(tmp_path)
+    with paddle.utils.unique_name.guard():
+        folder.save_latest(net, optimizer, progress)
+    for _ in range(2):
+        train_step(net, optimizer, schedule)
+
+    again = dropout_net(seed=99)  # other weights, and other names within Paddle
+    with paddle.utils.unique_name.guard():
+        new_optimizer, new_schedule = make_optimizer(again)
+        latest = load_latest(folder.latest_path)
+        restore(latest, again, new_optimizer, new_schedule, latest.progress.steps)
+        for _ in range(2):
+            train_step(again, new_optimizer, new_schedule)
+    assert latest.progress == progress
+    assert new_schedule.get_lr() == schedule.get_lr()
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[key].numpy(), value.numpy())
+
+
+def test_latest_is_also_a_checkpoint_of_the_network(tmp_path, dropout_net):
+    net = dropout_net()
+    optimizer, schedule = make_optimizer(net)
+    train_step(net, optimizer, schedule)
+    folder = CheckpointFolder(tmp_path)
+    folder.save_latest(net, optimizer, Progress())
+    assert set(load_network_state(folder.latest_path)) == set(net.state_dict())
+
+
+def test_weights_alone_are_nothing_to_resume_from(tmp_path, dropout_net):
+    save_weights(dropout_net(), tmp_path / "epoch_3.pdparams")
+    with pytest.raises(EngineError, match=r"--resume: .*epoch_3\.pdparams holds weights only"):
+        load_latest(tmp_path / "epoch_3.pdparams")
+
+
+def test_a_cut_latest_is_refused_by_name(tmp_path, dropout_net):
+    net = dropout_net()
+    folder = CheckpointFolder(tmp_path)
+    folder.save_latest(net, make_optimizer(net)[0], Progress())
+    content = folder.latest_path.read_bytes()
+    folder.latest_path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(EngineError, match=r"latest\.pdparams: cut"):
+        load_latest(folder.latest_path)

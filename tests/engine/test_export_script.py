@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from engine.config import EvalConfig, ExportConfig
+from engine.errors import EngineError
+from engine.evaluate import run_evaluation
+from engine.export import run_export
+from quant import QAT, Predictor, QuantError
+
+
+def export_config(checkpoint, output, **flags):
+    return ExportConfig(
+        checkpoint=str(checkpoint),
+        output=str(output),
+        num_workers=0,
+        use_gpu=False,
+        verify_images=64,
+        calibration_batches=2,
+        **flags,
+    )
+
+
+def outputs(prefix):
+    x = np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32)
+    return Predictor(str(prefix))(x)[0]
+
+
+def test_a_qat_checkpoint_becomes_the_file_that_training_exported(finished_run, tmp_path, capsys):
+    prefix = tmp_path / "deploy" / "model"
+    assert run_export(export_config(finished_run / "best_model.pdparams", prefix)) == 0
+    out = capsys.readouterr().out
+    assert "int8" in out and "verified" in out
+    expected = outputs(finished_run / "inference_model" / "qat_model")
+    np.testing.assert_allclose(outputs(prefix), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_float_checkpoint_is_calibrated_and_the_file_needs_only_its_path(
+    finished_run, tmp_path, capsys
+):
+    prefix = tmp_path / "deploy" / "model.v1"
+    cfg = export_config(finished_run / "fp32_model.pdparams", prefix, activation_bits=7)
+    assert run_export(cfg) == 0
+    assert "calibrated on 2 batches" in capsys.readouterr().out
+    result = tmp_path / "r.json"
+    assert run_evaluation(EvalConfig(path=str(prefix), num_workers=0, output=str(result))) == 0
+    found = json.loads(result.read_text())
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert found["top1"] == pytest.approx(summary["fp32"]["top1"], abs=0.03)
+    run = json.loads((tmp_path / "deploy" / "model.v1.run.json").read_text())
+    assert run["quantization"]["activation_bits"] == 7
+
+
+def test_a_file_that_is_not_the_network_ends_with_code_1(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    save = QAT.save_quantized_model
+
+    def save_another(self, net, path, input_spec):
+        weight = net.fc[2].weight
+        original = weight.clone()
+        weight.set_value(weight.flip(axis=1))
+        receipt = save(self, net, path, input_spec)
+        weight.set_value(original)
+        return receipt
+
+    monkeypatch.setattr(QAT, "save_quantized_model", save_another)
+    cfg = export_config(finished_run / "best_model.pdparams", tmp_path / "m")
+    assert run_export(cfg) == 1
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "is not the network" in errors[0]
+    assert "written" not in captured.out
+
+
+def test_the_data_is_not_needed_where_nothing_is_calibrated_or_verified(finished_run, tmp_path):
+    cfg = export_config(
+        finished_run / "best_model.pdparams", tmp_path / "m", verify=False, data_dir="/nonexistent"
+    )
+    assert run_export(cfg) == 0
+    assert (tmp_path / "m.pdiparams").exists()
+
+
+@pytest.mark.parametrize("output", ["/proc/nix/m", "{file}/m"])
+def test_an_output_that_cannot_be_written_is_told_before_work(output, finished_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = output.format(file=tmp_path / "file")
+    with pytest.raises(EngineError, match="--output"):
+        run_export(export_config(finished_run / "best_model.pdparams", path))
+
+
+def test_onnx_is_refused_in_one_line_as_long_as_it_is_not_there(finished_run, tmp_path):
+    if hasattr(QAT, "export_onnx"):
+        pytest.skip("this version writes ONNX")
+    cfg = export_config(finished_run / "best_model.pdparams", tmp_path / "m", onnx=True)
+    with pytest.raises(QuantError, match="--onnx"):
+        run_export(cfg)
+
+
+def test_the_script_ends_with_code_2_and_one_line_for_a_missing_checkpoint(script, tmp_path):
+    words = ["--model=lenet", "--data=fashion_mnist", f"--output={tmp_path / 'm'}"]
+    done = script("export.py", "nix.pdparams", *words)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "nix.pdparams: no such file" in errors[0]

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from data import InputConfig
+from engine.config import EvalConfig, ExportConfig, TrainConfig
+from engine.errors import EngineError
+from engine.files import read_json, write_json
+from engine.task import find_run, resolve_input, task_of_file, task_of_training, write_run
+from models import model_info
+
+
+def train_config(**flags):
+    return TrainConfig(**{"model": "lenet", "data": "fashion_mnist", **flags})
+
+
+def eval_config(path, **flags):
+    return EvalConfig(path=str(path), **flags)
+
+
+def test_the_input_is_the_models_own_unless_a_flag_says_otherwise():
+    info = model_info("mobilenet_v1")
+    own = resolve_input(TrainConfig(model="mobilenet_v1"), info)
+    assert (own.image_size, own.short_side, own.mean) == (224, 256, info.mean)
+    cfg = TrainConfig(model="mobilenet_v1", image_size=112, std=[0.5, 0.5, 0.5])
+    other = resolve_input(cfg, info)
+    assert (other.image_size, other.short_side, other.std) == (112, 128, (0.5,) * 3)
+    assert other.mean == info.mean
+
+
+def test_another_number_of_channels_gets_fitting_statistics():
+    info = model_info("mobilenet_v1")
+    found = resolve_input(TrainConfig(model="mobilenet_v1", channels=1), info)
+    assert found.mean == pytest.approx([sum(info.mean) / 3])
+
+
+def test_run_json_brings_back_the_task(tmp_path):
+    cfg = train_config(image_size=20, resize_size=24, use_pact=True, weight_bits=4)
+    task, _ = task_of_training(cfg)
+    write_run(tmp_path / "run.json", task, {"lr": 0.5})
+    for path in ("best_model.pdparams", "best_model", "inference_model/qat_model.pdmodel"):
+        found = task_of_file(eval_config(tmp_path / path), tmp_path / path, needs_network=True)
+        assert found == task
+    stored = read_json(tmp_path / "run.json")
+    assert stored["recipe"] == {"lr": 0.5}
+    assert set(stored["versions"]) == {"python", "paddle", "numpy"}
+
+
+def test_a_file_of_its_own_comes_before_the_run_of_the_folder(tmp_path):
+    write_json(tmp_path / "run.json", {"model": "lenet"})
+    write_json(tmp_path / "m.v2.run.json", {"model": "resnet18"})
+    for name in ("m.v2", "m.v2.pdmodel", "m.v2.onnx"):
+        assert find_run(tmp_path / name) == {"model": "resnet18"}
+    assert find_run(tmp_path / "m") == {"model": "lenet"}
+
+
+def test_flags_win_over_run_json(tmp_path):
+    task, _ = task_of_training(train_config())
+    write_run(tmp_path / "run.json", task, {})
+    path = tmp_path / "w.pdparams"
+    cfg = ExportConfig(
+        checkpoint=str(path), output="x", image_size=32, activation_bits=6, use_pact=True
+    )
+    found = task_of_file(cfg, path, needs_network=True)
+    assert found.input == InputConfig(32, 32, 1, task.input.mean, task.input.std, "bilinear")
+    assert found.quantization.activation_bits == 6
+    assert found.quantization.activation_preprocess_type == "PACT"
+
+
+def test_without_run_json_the_model_has_to_be_named(tmp_path):
+    path = Path(tmp_path / "deep" / "er" / "w.pdparams")
+    with pytest.raises(EngineError, match=r"w\.pdparams: there is no run\.json .*--model"):
+        task_of_file(eval_config(path), path, needs_network=True)
+    cfg = eval_config(path, model="lenet", data="fashion_mnist")
+    assert task_of_file(cfg, path, needs_network=True).num_classes == 10
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"model": "lenet", "num_classes": 10, "input": {"image_size": "28"}}',
+        '{"model": "lenet", "num_classes": 10, "input": 3}',
+        "[]",
+        "{",
+    ],
+)
+def test_a_damaged_run_json_is_one_line_that_names_it(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    path = tmp_path / "w.pdparams"
+    with pytest.raises(EngineError, match=r"run\.json") as caught:
+        task_of_file(eval_config(path, data="fashion_mnist"), path, needs_network=True)
+    assert "\n" not in str(caught.value)

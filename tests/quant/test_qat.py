@@ -1,0 +1,125 @@
+"""Whole networks: quantize, train, export, run the file on both engines, verify, train on."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from models import build_model
+from quant import QAT, Predictor
+
+BATCH = 16
+
+
+def flat(value) -> list:
+    """The tensors of nested outputs, in order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in flat(item)]
+    return [value]
+
+
+def inputs_of(shapes, seed: int) -> list[np.ndarray]:
+    """One array per input; an open side of an image is 16 and a 2-D input `[n, 6]` of words int."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for shape in shapes:
+        sizes = [BATCH if shape[0] is None else shape[0], *(s or 16 for s in shape[1:])]
+        arrays.append(rng.normal(0.3, 1.0, sizes).astype(np.float32))
+    return arrays
+
+
+def train(net, batches, lr: float = 0.002) -> list[float]:
+    optimizer = paddle.optimizer.Momentum(lr, parameters=net.parameters())
+    net.train()
+    losses = []
+    for batch in batches:
+        outputs = flat(net(*[paddle.to_tensor(x) for x in batch]))
+        loss = sum(((y - 1.0) ** 2).mean() for y in outputs)
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@paddle.no_grad()
+def evaluate(net, batch) -> list[np.ndarray]:
+    net.eval()
+    return [y.numpy() for y in flat(net(*[paddle.to_tensor(x) for x in batch]))]
+
+
+def specs(shapes, dtype: str = "float32"):
+    return [paddle.static.InputSpec(list(shape), dtype) for shape in shapes]
+
+
+def go_through(net, shapes, prefix: str, config=None, batches=None, dtype="float32", share=None):
+    """The whole way of a user; each stage is checked. Returns receipt and verdict."""
+    share = share or {"paddle": 0.01, "onednn": 0.03}
+    batches = batches or [inputs_of(shapes, seed) for seed in range(5)]
+    quanter = QAT(config)
+    quanter.quantize(net)
+    assert np.isfinite(train(net, batches[:4])).all()
+    before = evaluate(net, batches[4])
+
+    receipt = quanter.save_quantized_model(net, prefix, specs(shapes, dtype))
+    assert receipt.weights and len(receipt.int8_weights) == len(receipt.weights)
+
+    verdict = quanter.verify(net, prefix, [[batch] for batch in batches])
+    assert verdict.passed, str(verdict)
+    for engine, allowed in share.items():
+        found = Predictor(prefix, engine)(batches[4])
+        assert [y.shape for y in found] == [y.shape for y in before]
+        for a, b in zip(before, found):
+            assert np.abs(a - b).mean() <= allowed * max(np.ptp(a), 1e-6), engine
+
+    # The network is as it was: same values to the bit, it trains, and it can be saved again.
+    after = evaluate(net, batches[4])
+    assert all(np.array_equal(a, b) for a, b in zip(before, after))
+    assert np.isfinite(train(net, batches[:1])).all()
+    quanter.save_quantized_model(net, prefix, specs(shapes, dtype))
+    again = evaluate(net, batches[4])
+    assert any(not np.array_equal(a, b) for a, b in zip(before, again))
+    found = Predictor(prefix)(batches[4])
+    for a, b in zip(again, found):
+        assert np.abs(a - b).mean() <= share["paddle"] * max(np.ptp(a), 1e-6)
+    return receipt, verdict
+
+
+def word_batches():
+    rng = np.random.default_rng(0)
+    return [[rng.integers(0, 20, size=(BATCH, 6))] for _ in range(5)]
+
+
+def test_an_odd_network_goes_all_the_way(odd_network, networks, tmp_path):
+    case = networks.CASES[odd_network]
+    words = odd_network == "words"
+    go_through(
+        case.build(),
+        case.shapes,
+        str(tmp_path / "net"),
+        batches=word_batches() if words else None,
+        dtype="int64" if words else "float32",
+    )
+
+
+VISION = {
+    "lenet": lambda: build_model("lenet", 10),
+    "mobilenet_v1": lambda: paddle.vision.models.mobilenet_v1(scale=0.25, num_classes=10),
+    "mobilenet_v2": lambda: paddle.vision.models.mobilenet_v2(scale=0.35, num_classes=10),
+    "mobilenet_v3_small": lambda: build_model("mobilenet_v3_small_x0_5", 10),
+    "resnet18": lambda: paddle.vision.models.resnet18(num_classes=10),
+    "resnet50": lambda: paddle.vision.models.resnet50(num_classes=10),
+    "vgg11": lambda: paddle.vision.models.vgg11(num_classes=10),
+}
+SLOW = ("resnet50", "vgg11")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in VISION]
+)
+def test_a_model_of_the_zoo_goes_all_the_way(name, tmp_path):
+    shape = (None, 1, 28, 28) if name == "lenet" else (None, 3, 32, 32)
+    go_through(VISION[name](), (shape,), str(tmp_path / "net"))
