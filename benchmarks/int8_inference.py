@@ -43,6 +43,7 @@ VARIANTS = ("float", "ours", "paddle")
 
 
 def main() -> None:
+    """Exports, measures, writes."""
     args = parse()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["mobilenet_v1"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
@@ -89,6 +91,7 @@ def export(model: str, folder: Path) -> dict[str, str]:
 
 
 def export_with_paddle(model: str, prefix: str, spec: list[Any], batch: np.ndarray) -> None:
+    """Saves the same model with Paddle's own quantizer."""
     from paddle.quantization import ImperativeQuantAware
 
     paddle.seed(0)
@@ -107,6 +110,7 @@ def export_with_paddle(model: str, prefix: str, spec: list[Any], batch: np.ndarr
 
 
 def measure(model: str, prefixes: dict[str, str], batch: int, rounds: int) -> dict[str, Any]:
+    """Median latency of each variant, and ratios within rounds."""
     info = model_info(model)
     x = np.random.default_rng(1).standard_normal(
         (batch, info.channels, info.image_size, info.image_size)
@@ -132,6 +136,7 @@ def measure(model: str, prefixes: dict[str, str], batch: int, rounds: int) -> di
 
 
 def line(row: dict[str, Any]) -> str:
+    """A row as one line of text."""
     parts = [f"{row['model']} batch {row['batch']}:"]
     for name in VARIANTS:
         if f"{name}_ms" in row:
@@ -141,6 +146,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def write(rows: list[dict[str, Any]], prefix: Path) -> None:
+    """Writes JSON, CSV and PNG."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     name = str(prefix)
     facts = {
@@ -165,6 +171,7 @@ def write(rows: list[dict[str, Any]], prefix: Path) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:
+    """Bars: how many times as fast as float."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -198,6 +205,7 @@ def cpu() -> str:
 
 
 def commit() -> str | None:
+    """The commit that was measured."""
     found = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

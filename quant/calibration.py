@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,21 +14,30 @@ from paddle import Tensor, nn
 from .convert import named_layers
 from .errors import QuantError
 from .modes import evaluating
-from .quantizers import _Observed
+from .quantizers import ObservedQuantizer
 
 
-def as_inputs(batch: Any) -> list[Tensor]:
-    """The network's inputs of one batch: an array or tensor, or a tuple that starts with one.
+def as_inputs(net: nn.Layer, batch: Any) -> list[Tensor]:
+    """The network's inputs of one batch, as tensors.
 
-    Of a tuple only the first item is taken, since what follows is usually the label. A network
-    of several inputs gets them as a tuple in that place: ((a, b), label).
+    A batch is an array or tensor, or a tuple or list that starts with the inputs: of (image,
+    label) the first item is taken, and as many items as `net.forward` takes without a default.
     """
     if isinstance(batch, (list, tuple)):
         if not batch:
             raise QuantError("a batch is an empty tuple: wanted is an input, or (input, ...)")
-        batch = batch[0]
-    items = batch if isinstance(batch, (list, tuple)) else [batch]
+        items = list(batch[0]) if isinstance(batch[0], (list, tuple)) else batch[: _arity(net)]
+    else:
+        items = [batch]
     return [x if isinstance(x, Tensor) else paddle.to_tensor(np.asarray(x)) for x in items]
+
+
+def _arity(net: nn.Layer) -> int:
+    """How many inputs `net.forward` asks for; 1 where its signature does not tell."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(net.forward).parameters.values()
+    wanted = [p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+    return max(1, len(wanted))
 
 
 def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
@@ -41,7 +51,7 @@ def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
     count = 0
     with _observing_float_network(net), evaluating(net), paddle.no_grad():
         for batch in batches:
-            net(*as_inputs(batch))
+            net(*as_inputs(net, batch))
             count += 1
     if not count:
         raise QuantError("calibrate got no batch: at least one is needed")
@@ -64,7 +74,7 @@ def fake_quant_off(net: nn.Layer, off: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _observing_float_network(net: nn.Layer) -> Iterator[None]:
-    observers = [layer for _, layer in named_layers(net) if isinstance(layer, _Observed)]
+    observers = [layer for _, layer in named_layers(net) if isinstance(layer, ObservedQuantizer)]
     for layer in observers:
         layer.reset()
         layer.calibrating = True

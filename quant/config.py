@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from .errors import ConfigError
 
@@ -41,8 +41,8 @@ class QuantConfig:
         ConfigError: a value is not allowed; the message names key, value and what is allowed.
     """
 
-    weight_preprocess_type: Optional[str] = None
-    activation_preprocess_type: Optional[str] = None
+    weight_preprocess_type: str | None = None
+    activation_preprocess_type: str | None = None
     weight_quantize_type: str = "channel_wise_abs_max"
     activation_quantize_type: str = "moving_average_abs_max"
     weight_bits: int = 8
@@ -92,7 +92,9 @@ class QuantConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in config:
             if key not in known:
-                raise ConfigError(f"unknown key {key!r}{_hint(key, known)}: allowed is {_quoted(known)}")
+                raise ConfigError(
+                    f"unknown key {key!r}{_hint(key, known)}: allowed is {_quoted(known)}"
+                )
         return cls(**config)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 from paddle import nn
 
@@ -46,10 +46,10 @@ class Converter:
     def __init__(
         self,
         config: QuantConfig,
-        weight_preprocess: Optional[type] = None,
-        act_preprocess: Optional[type] = None,
-        weight_quantize: Optional[type] = None,
-        act_quantize: Optional[type] = None,
+        weight_preprocess: type | None = None,
+        act_preprocess: type | None = None,
+        weight_quantize: type | None = None,
+        act_quantize: type | None = None,
     ) -> None:
         self.config = config
         own = {

@@ -1,4 +1,4 @@
-"""The errors of this package. Each message is one line that names what was found and what is allowed."""
+"""The errors of this package: one line each, naming what was found and what is allowed."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from paddle import nn
 
@@ -13,7 +13,7 @@ from . import paddle_format
 from .convert import quantized_layers
 from .errors import ExportError
 from .layout import channels_first
-from .lower import QuantizedOp, lower
+from .lower import lower
 from .onednn import suit_onednn
 from .trace import trace
 
@@ -40,13 +40,16 @@ class Receipt:
 
     @property
     def weights(self) -> list[StoredTensor]:
+        """The stored tensors that are weights of quantized layers."""
         return [tensor for tensor in self.tensors if tensor.role == "weight"]
 
     @property
     def int8_weights(self) -> list[StoredTensor]:
+        """Those of them that are stored as int8."""
         return [tensor for tensor in self.weights if tensor.dtype == "int8"]
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return {
             "prefix": self.prefix,
             "params_bytes": self.params_bytes,
@@ -67,14 +70,13 @@ class Receipt:
             by_dtype[t.dtype] = by_dtype.get(t.dtype, 0) + t.bytes
         parts = ", ".join(f"{n:,} bytes {dtype}" for dtype, n in sorted(by_dtype.items()))
         lines.append(f"{self.prefix}.pdiparams: {self.params_bytes:,} bytes ({parts})")
-        lines.append(f"quantized weights stored as int8: {len(self.int8_weights)} of "
-                     f"{len(self.weights)}")
+        lines.append(
+            f"quantized weights stored as int8: {len(self.int8_weights)} of {len(self.weights)}"
+        )
         return "\n".join(lines)
 
 
-def save_quantized_model(
-    net: nn.Layer, prefix: str, input_spec: Optional[Sequence[Any]]
-) -> Receipt:
+def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | None) -> Receipt:
     """Writes PREFIX.pdmodel and PREFIX.pdiparams with int8 weights; `net` stays as it is.
 
     Args:
@@ -91,17 +93,17 @@ def save_quantized_model(
     if not expected:
         raise ExportError("the network holds no quantized layer: call quantize(net) first")
     traced = trace(net, input_spec)
-    operators = lower(traced)
-    if not operators:
+    weights = lower(traced)
+    if not weights:
         raise ExportError("no quantized layer takes part in the network's forward")
     channels_first(traced.graph)
     traced.graph.prune()
     suit_onednn(traced.graph)
     paddle_format.save(traced.graph, prefix)
-    return _receipt(prefix, operators)
+    return _receipt(prefix, set(weights))
 
 
-def save_float_model(net: nn.Layer, prefix: str, input_spec: Optional[Sequence[Any]]) -> int:
+def save_float_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | None) -> int:
     """Writes a float network in the same format; returns the bytes of PREFIX.pdiparams.
 
     Raises: as `save_quantized_model`; also for a network that holds quantized layers.
@@ -116,6 +118,7 @@ def save_float_model(net: nn.Layer, prefix: str, input_spec: Optional[Sequence[A
 
 
 def check_prefix(prefix: Any) -> None:
+    """Raises ExportError for what is no path prefix."""
     if not isinstance(prefix, (str, os.PathLike)) or not os.path.basename(os.fspath(prefix)):
         raise ExportError(
             f"path={prefix!r}: allowed is a file name without an ending, such as 'out/model'"
@@ -125,8 +128,7 @@ def check_prefix(prefix: Any) -> None:
             raise ExportError(f"path={prefix!r}: leave out {ending}, it is added")
 
 
-def _receipt(prefix: str, operators: list[QuantizedOp]) -> Receipt:
-    weights = {operator.weight for operator in operators}
+def _receipt(prefix: str, weights: set[str]) -> Receipt:
     stored = paddle_format.read_constants(prefix)
     tensors = tuple(
         StoredTensor(

@@ -7,7 +7,7 @@ from typing import Any
 from paddle import nn
 
 from .convert import named_layers
-from .quantizers import _Observed
+from .quantizers import ObservedQuantizer
 
 
 def freeze(net: nn.Layer) -> None:
@@ -16,7 +16,7 @@ def freeze(net: nn.Layer) -> None:
     It holds through train() and eval(); the learned gamma, beta and weights still train.
     """
     for _, layer in named_layers(net):
-        if isinstance(layer, _Observed):
+        if isinstance(layer, ObservedQuantizer):
             layer.observing = False
         elif is_batch_norm(layer):
             layer._use_global_stats = True

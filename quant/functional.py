@@ -114,6 +114,7 @@ def codes_numpy(x: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
     Args:
         x: float32 weights.
         scale: float32, broadcastable to `x`.
+        bits: width of a code.
     """
     r = np.float32(max_code(bits))
     scale = scale.astype(np.float32)

@@ -6,8 +6,8 @@ edited is exactly what is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Optional
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from paddle.base.proto import framework_pb2 as pb
@@ -27,6 +27,7 @@ _DTYPES: dict[str, int] = {
     "int8": 21,
 }
 _DENSE_TENSOR = 7
+CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 
 
 class Op:
@@ -37,41 +38,52 @@ class Op:
 
     @property
     def type(self) -> str:
+        """Name of the operator."""
         return self.desc.type
 
     def inputs(self, slot: str) -> list[str]:
+        """Names in an input slot; none where the slot is missing."""
         return next((list(i.arguments) for i in self.desc.inputs if i.parameter == slot), [])
 
     def outputs(self, slot: str) -> list[str]:
+        """Names in an output slot; none where the slot is missing."""
         return next((list(o.arguments) for o in self.desc.outputs if o.parameter == slot), [])
 
     def input(self, slot: str) -> str:
+        """The first name in an input slot."""
         return self.inputs(slot)[0]
 
     def output(self, slot: str) -> str:
+        """The first name in an output slot."""
         return self.outputs(slot)[0]
 
     def all_inputs(self) -> Iterator[str]:
+        """Names in all input slots."""
         for item in self.desc.inputs:
             yield from item.arguments
 
     def all_outputs(self) -> Iterator[str]:
+        """Names in all output slots."""
         for item in self.desc.outputs:
             yield from item.arguments
 
     def set_input(self, slot: str, names: list[str]) -> None:
+        """Sets the names in an input slot."""
         _set_slot(self.desc.inputs, slot, names)
 
     def set_output(self, slot: str, names: list[str]) -> None:
+        """Sets the names in an output slot."""
         _set_slot(self.desc.outputs, slot, names)
 
     def rename_input(self, old: str, new: str) -> None:
+        """Reads `new` wherever `old` was read."""
         for item in self.desc.inputs:
             for i, name in enumerate(item.arguments):
                 if name == old:
                     item.arguments[i] = new
 
     def attr(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute."""
         for item in self.desc.attrs:
             if item.name == name:
                 return _attr_value(item)
@@ -94,7 +106,6 @@ class Op:
             item.type, item.f = _FLOAT, value
         else:
             item.type, item.s = _STRING, value
-
 
     def set_ints(self, name: str, values: list[int]) -> None:
         """Sets an attribute that is a list of ints."""
@@ -126,29 +137,32 @@ class Graph:
         self._fresh = 0
 
     def ops(self) -> Iterator[Op]:
+        """All operators, block by block."""
         for block in self.blocks:
             yield from block
 
-    def var(self, name: str) -> Optional[Any]:
+    def var(self, name: str) -> Any | None:
+        """Description of a variable, if there is one."""
         for block in self.program.blocks:
             for var in block.vars:
                 if var.name == name:
                     return var
         return None
 
-    def shape(self, name: str) -> Optional[list[int]]:
+    def shape(self, name: str) -> list[int] | None:
         """Shape as traced, -1 where it is not fixed; None where it is not known."""
         var = self.var(name)
         if var is None or var.type.type != _DENSE_TENSOR:
             return None
         return list(compat.tensor_type(var.type).tensor.dims)
 
-    def producer(self, name: str) -> Optional[Op]:
+    def producer(self, name: str) -> Op | None:
         """The only op that writes `name`; None for an input, a constant or several writers."""
         found = [op for op in self.ops() if name in op.all_outputs()]
         return found[0] if len(found) == 1 else None
 
     def consumers(self, name: str) -> list[Op]:
+        """The operators that read `name`."""
         return [op for op in self.ops() if name in op.all_inputs()]
 
     def is_private(self, name: str) -> bool:
@@ -156,6 +170,7 @@ class Graph:
         return name not in self.outputs and len(self.consumers(name)) == 1
 
     def block_of(self, op: Op) -> list[Op]:
+        """The block that holds `op`."""
         return next(block for block in self.blocks if any(item is op for item in block))
 
     def add_constant(self, name: str, value: np.ndarray) -> str:
@@ -205,17 +220,21 @@ class Graph:
         tensor.dims.extend(shape)
 
     def insert(self, block: list[Op], before: Op, op: Op) -> None:
+        """Puts `op` right before another."""
         block.insert(next(i for i, item in enumerate(block) if item is before), op)
 
     def insert_after(self, block: list[Op], after: Op, op: Op) -> None:
+        """Puts `op` right after another."""
         block.insert(next(i for i, item in enumerate(block) if item is after) + 1, op)
 
     def replace(self, old: Op, new: list[Op]) -> None:
+        """Puts operators in the place of one."""
         block = self.block_of(old)
         index = next(i for i, item in enumerate(block) if item is old)
         block[index : index + 1] = new
 
     def remove(self, op: Op) -> None:
+        """Takes an operator out."""
         self.replace(op, [])
 
     def redirect(self, old: str, new: str) -> None:
@@ -277,10 +296,11 @@ class Graph:
 
 def new_op(
     op_type: str,
-    inputs: dict[str, Iterable[str]],
-    outputs: dict[str, Iterable[str]],
+    inputs: Mapping[str, Iterable[str]],
+    outputs: Mapping[str, Iterable[str]],
     **attrs: Any,
 ) -> Op:
+    """An operator with the given slots and attributes (bool, int, float or str)."""
     op = Op(pb.OpDesc())
     op.desc.type = op_type
     for slot, names in inputs.items():

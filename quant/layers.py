@@ -6,7 +6,7 @@ it its parameters, their names and optimizer settings, its hooks, and every refe
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from paddle import Tensor, nn
 from paddle.nn import functional as F
@@ -19,7 +19,7 @@ class QuantizedLayer:
     """What both quantized layers share. `_act_quant` and `_weight_quant` are sublayers."""
 
     weight: Tensor
-    bias: Optional[Tensor]
+    bias: Tensor | None
     _act_quant: ActivationQuantizer
     _weight_quant: WeightQuantizer
     quant_name: str
@@ -37,6 +37,7 @@ class QuantizedConv2D(QuantizedLayer, nn.Conv2D):
     weight_channel_axis = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Input and output as in the float layer."""
         padding = self._padding
         if self._padding_mode != "zeros":
             # Padding with values of x first changes no value and no maximum, and leaves the
@@ -67,6 +68,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
     weight_channel_axis = 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """Input and output as in the float layer."""
         x, weight = self.quantized_operands(x)
         return F.linear(x, weight, self.bias)
 

@@ -30,7 +30,7 @@ def channels_first(graph: Graph) -> None:
         slots = _SLOTS.get(op.type)
         if slots is None or op.attr(slots[2]) != "NHWC":
             continue
-        source, target = op.input(slots[0]), op.output(slots[1])
+        _source, target = op.input(slots[0]), op.output(slots[1])
         if len(graph.shape(target) or []) != 4:
             continue
         _wrap(graph, op, *slots)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 from paddle import Tensor
 
@@ -20,10 +20,11 @@ from paddle import Tensor
 class _Trace:
     """The emitter of the trace that runs, if any (one at a time)."""
 
-    emit: Optional[Any] = None
+    emit: Any | None = None
 
 
 def tracing() -> bool:
+    """True while a network is traced for export."""
     return _Trace.emit is not None
 
 
@@ -38,5 +39,6 @@ def emitting(emit: Any) -> Iterator[None]:
 
 
 def mark(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and weight of a layer, as the running trace marks them."""
     assert _Trace.emit is not None
     return _Trace.emit(layer, x)

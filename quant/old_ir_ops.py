@@ -7,9 +7,11 @@ the old IR has for them; called with anything but a variable of the old IR they 
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 import paddle
 from paddle.base.framework import Variable
@@ -38,7 +40,7 @@ _REDUCE = {
 def _append(
     op_type: str,
     inputs: dict[str, Any],
-    attrs: Optional[dict[str, Any]] = None,
+    attrs: dict[str, Any] | None = None,
     dtype: Any = None,
     extra_outputs: tuple[str, ...] = (),
 ) -> Any:
@@ -53,14 +55,14 @@ def _append(
 
 
 def _unary(op_type: str, dtype: Any = None) -> Callable[..., Any]:
-    def build(x: Any, name: Optional[str] = None, **unused: Any) -> Any:
+    def build(x: Any, name: str | None = None, **unused: Any) -> Any:
         return _append(op_type, {"X": x}, dtype=dtype)
 
     return build
 
 
 def _binary(op_type: str, attrs: dict[str, Any], dtype: Any = None) -> Callable[..., Any]:
-    def build(x: Any, y: Any, name: Optional[str] = None, **unused: Any) -> Any:
+    def build(x: Any, y: Any, name: str | None = None, **unused: Any) -> Any:
         return _append(op_type, {"X": x, "Y": y}, attrs, dtype)
 
     return build
@@ -76,7 +78,7 @@ def _axes(x: Any, axis: Any) -> tuple[list[int], bool]:
 
 def _reduce(op_type: str, dtype: Any = None) -> Callable[..., Any]:
     def build(
-        x: Any, axis: Any = None, keepdim: Any = False, name: Optional[str] = None, **other: Any
+        x: Any, axis: Any = None, keepdim: Any = False, name: str | None = None, **other: Any
     ) -> Any:
         if op_type == "reduce_sum" and not isinstance(keepdim, bool):
             # paddle.sum(x, axis, dtype, keepdim) has a dtype in this place.
@@ -172,16 +174,40 @@ def _dispatch(original: Callable[..., Any], build: Callable[..., Any]) -> Callab
     return call
 
 
+def _method(build: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return build(self, *args, **{_ALIASES.get(k, k): v for k, v in kwargs.items()})
+
+    return call
+
+
 @contextmanager
 def callable_in_old_ir() -> Iterator[None]:
-    """Lets the functions above take variables of the old IR while this is open."""
-    ops = paddle._C_ops
-    originals = {name: getattr(ops, name) for name in _builders() if hasattr(ops, name)}
+    """Lets the functions above, and the methods of their names, work on variables of the old IR.
+
+    As methods of a variable they are built-in functions there, which lose the variable.
+    """
+    table = _builders()
+    functions = {id(f): name for name in table if (f := getattr(paddle._C_ops, name, None))}
+    undo: list[tuple[Any, str, Any]] = []
     try:
-        for name, build in _builders().items():
-            if name in originals:
-                setattr(ops, name, _dispatch(originals[name], build))
+        # Modules of Paddle import these functions by name, so each holds a reference of its own.
+        for module in _paddle_modules():
+            for key, value in list(vars(module).items()):
+                if id(value) in functions:
+                    undo.append((module, key, value))
+                    setattr(module, key, _dispatch(value, table[functions[id(value)]]))
+        for name, build in table.items():
+            value = getattr(Variable, name, None)
+            if inspect.isbuiltin(value):
+                undo.append((Variable, name, value))
+                setattr(Variable, name, _method(build))
         yield
     finally:
-        for name, original in originals.items():
-            setattr(ops, name, original)
+        for owner, key, value in undo:
+            setattr(owner, key, value)
+
+
+def _paddle_modules() -> list[Any]:
+    names = [name for name in sys.modules if name == "paddle" or name.startswith("paddle.")]
+    return [sys.modules[name] for name in names if inspect.ismodule(sys.modules[name])]

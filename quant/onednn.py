@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .graph import Graph, Op, new_op
+from .graph import CONVOLUTIONS, Graph, Op, new_op
 
 # Operators through which the passes hand a scale on.
 _HANDED_ON = {
@@ -42,7 +42,6 @@ _HANDED_ON = {
     "transpose2",
     "unsqueeze2",
 }
-_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _SIX = 6.0  # where relu6 saturates
 _U8_STEPS, _S8_STEPS = 255.0, 127.0
 
@@ -53,7 +52,7 @@ def suit_onednn(graph: Graph) -> None:
         if op.type == "quantize_linear":
             if not _scale_stays(graph, op):
                 _copy_for_quantizer(graph, op)
-            _suit_relu(graph, op)
+            _suit_relus(graph, op)
     for op in list(graph.ops()):
         if op.type == "elementwise_add":
             _keep_sum_apart(graph, op)
@@ -94,23 +93,48 @@ def _copy_for_quantizer(graph: Graph, quantize: Op) -> None:
     quantize.set_input("X", [copy])
 
 
-def _suit_relu(graph: Graph, quantize: Op) -> None:
+def _suit_relus(graph: Graph, quantize: Op) -> None:
+    """Gives every relu whose output gets this quantizer's scale a form that keeps the steps."""
     x, scale = quantize.input("X"), _scale(graph, quantize)
-    relu = graph.producer(x)
-    if relu is None or relu.type not in ("relu", "relu6") or not graph.is_private(x) or scale <= 0:
+    if scale <= 0:
         return
-    limit = min(scale, _SIX) if relu.type == "relu6" else scale
-    factors = _between_convolutions(graph, relu, quantize) if limit == scale else None
-    if factors is None:
-        clip = new_op("clip", {"X": relu.inputs("X")}, {"Out": [x]}, min=0.0, max=limit)
-        graph.replace(relu, [clip])
-        return
+    for relu in _relus_above(graph, x):
+        limit = min(scale, _SIX) if relu.type == "relu6" else scale
+        direct = relu.output("Out") == x and limit == scale
+        factors = _between_convolutions(graph, relu, quantize) if direct else None
+        if factors is not None:
+            _use_relu6(graph, relu, quantize, factors)
+        else:
+            outputs = {"Out": relu.outputs("Out")}
+            clip = new_op("clip", {"X": relu.inputs("X")}, outputs, min=0.0, max=limit)
+            graph.replace(relu, [clip])
+
+
+def _relus_above(graph: Graph, name: str) -> list[Op]:
+    """The relus that `name` comes from by way of operators that hand a scale on."""
+    producer = graph.producer(name)
+    if producer is None or not graph.is_private(name):
+        return []
+    if producer.type in ("relu", "relu6"):
+        return [producer]
+    if producer.type == "concat":
+        return [relu for source in producer.inputs("X") for relu in _relus_above(graph, source)]
+    if producer.type not in _HANDED_ON:
+        return []
+    slot = "Input" if producer.inputs("Input") else "X"
+    return _relus_above(graph, producer.input(slot))
+
+
+def _use_relu6(
+    graph: Graph, relu: Op, quantize: Op, factors: tuple[list[str], Op, list[str]]
+) -> None:
+    x, scale = quantize.input("X"), _scale(graph, quantize)
     before, dequantize, after = factors
     for name in before:
         _multiply(graph, name, _SIX / scale)
     for name in after:
         _multiply(graph, name, scale / _SIX)
-    six = graph.add_constant(f"{x}.scale", np.float32([_SIX]))
+    six = graph.add_constant(f"{x}.scale", np.array([_SIX], np.float32))
     quantize.set_input("Scale", [six])
     dequantize.set_input("Scale", [six])
     bounded = new_op("relu6", {"X": relu.inputs("X")}, {"Out": [x]})
@@ -147,7 +171,7 @@ def _between_convolutions(
 
 def _weight_scales(graph: Graph, convolution: Op | None) -> str | None:
     """Name of the scales of a quantized convolution's weight, where nothing else reads them."""
-    if convolution is None or convolution.type not in _CONVOLUTIONS:
+    if convolution is None or convolution.type not in CONVOLUTIONS:
         return None
     weight = graph.producer(convolution.input("Filter"))
     if weight is None or weight.type != "dequantize_linear":
@@ -162,7 +186,7 @@ def _multiply(graph: Graph, constant: str, factor: float) -> None:
 
 
 def _say_scale(graph: Graph, x: str, quantize: Op) -> Op:
-    hint = graph.add_constant(f"{x}.u8_scale", np.float32([_SIX * _U8_STEPS / _S8_STEPS]))
+    hint = graph.add_constant(f"{x}.u8_scale", np.array([_SIX * _U8_STEPS / _S8_STEPS], np.float32))
     return new_op(
         "dequantize_linear",
         {"X": [x], "Scale": [hint], "ZeroPoint": quantize.inputs("ZeroPoint")},
@@ -190,4 +214,4 @@ def _is_convolution_result(graph: Graph, name: str) -> bool:
     if producer is not None and producer.type == "elementwise_add":
         if producer.input("Y") in graph.constants:
             producer = graph.producer(producer.input("X"))
-    return producer is not None and producer.type in _CONVOLUTIONS
+    return producer is not None and producer.type in CONVOLUTIONS

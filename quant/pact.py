@@ -25,14 +25,14 @@ class Pact(nn.Layer):
         super().__init__()
         self.alpha = self.create_parameter(
             [1],
-            attr=ParamAttr(
-                initializer=nn.initializer.Constant(alpha), learning_rate=learning_rate
-            ),
+            attr=ParamAttr(initializer=nn.initializer.Constant(alpha), learning_rate=learning_rate),
             dtype="float32",
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x` clipped to [-alpha, alpha]."""
         return pact(x, self.alpha.astype(x.dtype) if self.alpha.dtype != x.dtype else self.alpha)
 
     def extra_repr(self) -> str:
+        """Current alpha, for print(net)."""
         return f"alpha={self.alpha.item():.4g}"

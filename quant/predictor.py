@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Optional
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +48,8 @@ class Predictor:
         else:
             compat.disable_onednn(config)
         try:
-            self._predictor: Any = inference.create_predictor(config)
+            with _quiet():
+                self._predictor: Any = inference.create_predictor(config)
         except Exception as error:
             raise VerifyError(f"{prefix} does not load on {engine}: {_first_line(error)}") from None
 
@@ -72,7 +76,25 @@ class Predictor:
         ]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Paddle's passes print dozens of lines straight to the process's stdout and stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number, _ in kept:
+            os.dup2(nothing, number)
+        yield
+    finally:
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nothing)
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told: Optional[str] = next((line for line in lines if "Error:" in line), None)
+    told: str | None = next((line for line in lines if "Error:" in line), None)
     return told or (lines[-1] if lines else type(error).__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from paddle import nn
 
@@ -40,10 +40,10 @@ class QAT:
     def __init__(
         self,
         config: Mapping[str, Any] | QuantConfig | None = None,
-        weight_preprocess: Optional[type] = None,
-        act_preprocess: Optional[type] = None,
-        weight_quantize: Optional[type] = None,
-        act_quantize: Optional[type] = None,
+        weight_preprocess: type | None = None,
+        act_preprocess: type | None = None,
+        weight_quantize: type | None = None,
+        act_quantize: type | None = None,
     ) -> None:
         self.config = QuantConfig.from_dict(config)
         self._converter = Converter(
@@ -85,7 +85,7 @@ class QAT:
         return report(self._quantized(net), batches)
 
     def save_quantized_model(
-        self, net: nn.Layer, path: str, input_spec: Optional[Sequence[Any]] = None
+        self, net: nn.Layer, path: str, input_spec: Sequence[Any] | None = None
     ) -> Receipt:
         """Writes PATH.pdmodel and PATH.pdiparams with int8 weights and folded BatchNorm.
 

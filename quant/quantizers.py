@@ -12,7 +12,7 @@ observe the float network and a frozen network can stop observing:
 from __future__ import annotations
 
 import warnings
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import paddle
@@ -23,7 +23,7 @@ from .functional import abs_max, codes_numpy, fake_quant
 from .pact import Pact
 
 
-class _Observed(nn.Layer):
+class ObservedQuantizer(nn.Layer):
     """A quantizer whose scale is one number, kept in a buffer of shape [1]."""
 
     scale: Tensor
@@ -39,6 +39,7 @@ class _Observed(nn.Layer):
 
     @property
     def observes_now(self) -> bool:
+        """True where the next forward takes statistics."""
         return self.calibrating or (self.observing and self.training)
 
     def observe(self, x: Tensor) -> None:
@@ -54,7 +55,7 @@ class _Observed(nn.Layer):
         for buffer in self.buffers():
             buffer.set_value(paddle.zeros_like(buffer))
 
-    def forward(self, x: Tensor, upper: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, upper: Tensor | None = None) -> Tensor:
         """Observes `x` where it should, and fake quantizes it with a scale of at most `upper`."""
         if self.observes_now:
             self.observe(x)
@@ -86,7 +87,7 @@ class _Observed(nn.Layer):
         return np.asarray(self.scale.numpy(), dtype=np.float32).reshape([1])
 
 
-class MovingAverageAbsMax(_Observed):
+class MovingAverageAbsMax(ObservedQuantizer):
     """moving_average_abs_max: state <- rho * state + 1, accum <- rho * accum + max|x|,
     s = accum / state.
 
@@ -110,13 +111,15 @@ class MovingAverageAbsMax(_Observed):
         self.scale.set_value(self.accum / self.state)
 
     def has_scale(self) -> bool:
+        """True once there is a scale for evaluation and export."""
         return self.state.item() > 0
 
     def extra_repr(self) -> str:
+        """How this quantizer works, for print(net)."""
         return f"{self.type_name}, bits={self.bits}, moving_rate={self.moving_rate}"
 
 
-class AbsMax(_Observed):
+class AbsMax(ObservedQuantizer):
     """abs_max of an activation: s = max|x| of the batch in training; the largest s so far is
     kept, and is what evaluation, the report and the export use.
 
@@ -129,7 +132,7 @@ class AbsMax(_Observed):
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
         self.register_buffer("seen", paddle.zeros([1], dtype="float32"))
-        self._batch_max: Optional[Tensor] = None
+        self._batch_max: Tensor | None = None
 
     def _update(self, batch_max: Tensor) -> None:
         self.scale.set_value(paddle.maximum(self.scale, batch_max))
@@ -141,9 +144,11 @@ class AbsMax(_Observed):
         return self.scale if batch_max is None else batch_max
 
     def has_scale(self) -> bool:
+        """True once there is a scale for evaluation and export."""
         return self.seen.item() > 0
 
     def extra_repr(self) -> str:
+        """How this quantizer works, for print(net)."""
         return f"{self.type_name}, bits={self.bits}"
 
 
@@ -155,35 +160,39 @@ class ActivationQuantizer(nn.Layer):
     s <= alpha the quantizer's own saturation is that clip, so nothing is lost in the export.
     """
 
-    def __init__(self, quantizer: nn.Layer, preprocess: Optional[nn.Layer] = None) -> None:
+    def __init__(self, quantizer: nn.Layer, preprocess: nn.Layer | None = None) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.quantizer = quantizer
 
     @property
     def bits(self) -> int:
+        """Width of a code."""
         return int(getattr(self.quantizer, "bits", 8))
 
     def is_builtin(self) -> bool:
-        return isinstance(self.quantizer, _Observed)
+        """False for a quantizer of the user's own."""
+        return isinstance(self.quantizer, ObservedQuantizer)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The fake-quantized tensor."""
         quantizer = self.quantizer
         if self.preprocess is not None and getattr(quantizer, "fake_quant_enabled", True):
             x = self.preprocess(x)
-        if isinstance(quantizer, _Observed):
+        if isinstance(quantizer, ObservedQuantizer):
             return quantizer(x, self._upper_bound())
         return quantizer(x)
 
-    def _upper_bound(self) -> Optional[Tensor]:
+    def _upper_bound(self) -> Tensor | None:
         return self.preprocess.alpha.detach() if isinstance(self.preprocess, Pact) else None
 
     def has_scale(self) -> bool:
-        if isinstance(self.quantizer, _Observed):
+        """True once there is a scale for evaluation and export."""
+        if isinstance(self.quantizer, ObservedQuantizer):
             return self.quantizer.has_scale()
         return self._own_scale() is not None
 
-    def _own_scale(self) -> Optional[np.ndarray]:
+    def _own_scale(self) -> np.ndarray | None:
         scale = getattr(self.quantizer, "scale", None)
         scale = scale() if callable(scale) else scale
         if scale is None:
@@ -196,7 +205,7 @@ class ActivationQuantizer(nn.Layer):
 
         A quantizer of the user's own gives its scale as an attribute or method `scale`.
         """
-        if isinstance(self.quantizer, _Observed):
+        if isinstance(self.quantizer, ObservedQuantizer):
             upper = self._upper_bound()
             scale = self.quantizer.scale_numpy()
             return scale if upper is None else np.minimum(scale, upper.numpy())
@@ -207,6 +216,7 @@ class ActivationQuantizer(nn.Layer):
         return own
 
     def extra_repr(self) -> str:
+        """How this quantizer works, for print(net)."""
         return "" if self.is_builtin() else f"{type(self.quantizer).__name__}"
 
 
@@ -217,7 +227,7 @@ class WeightAbsMax(nn.Layer):
     NumPy line, axis being the output channel: `s = abs(w).max(axis=all but axis)`.
     """
 
-    def __init__(self, bits: int, axis: Optional[int]) -> None:
+    def __init__(self, bits: int, axis: int | None) -> None:
         super().__init__()
         self.bits = bits
         self.axis = axis
@@ -225,17 +235,21 @@ class WeightAbsMax(nn.Layer):
 
     @property
     def type_name(self) -> str:
+        """The name of this type in the config."""
         return "abs_max" if self.axis is None else "channel_wise_abs_max"
 
     def scale_of(self, weight: Tensor) -> Tensor:
+        """Scale of a weight, broadcastable to it."""
         return abs_max(weight, self.axis)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The fake-quantized tensor."""
         if not self.fake_quant_enabled:
             return weight
         return fake_quant(weight, self.scale_of(weight), self.bits)
 
     def extra_repr(self) -> str:
+        """How this quantizer works, for print(net)."""
         axis = "" if self.axis is None else f", axis={self.axis}"
         return f"{self.type_name}, bits={self.bits}{axis}"
 
@@ -249,7 +263,7 @@ class WeightQuantizer(nn.Layer):
     """
 
     def __init__(
-        self, quantizer: nn.Layer, channel_axis: int, preprocess: Optional[nn.Layer] = None
+        self, quantizer: nn.Layer, channel_axis: int, preprocess: nn.Layer | None = None
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -258,13 +272,16 @@ class WeightQuantizer(nn.Layer):
 
     @property
     def bits(self) -> int:
+        """Width of a code."""
         return int(getattr(self.quantizer, "bits", 8))
 
     def is_per_tensor(self) -> bool:
+        """True where one scale serves the whole weight."""
         quantizer = self.quantizer
-        return isinstance(quantizer, _Observed) or getattr(quantizer, "axis", 0) is None
+        return isinstance(quantizer, ObservedQuantizer) or getattr(quantizer, "axis", 0) is None
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The fake-quantized tensor."""
         if self.preprocess is not None and getattr(self.quantizer, "fake_quant_enabled", True):
             weight = self.preprocess(weight)
         return self.quantizer(weight)
@@ -286,7 +303,7 @@ class WeightQuantizer(nn.Layer):
         shape[axis] = weight.shape[axis]
         if isinstance(quantizer, WeightAbsMax):
             scale = quantizer.scale_of(weight).numpy()
-        elif isinstance(quantizer, _Observed):
+        elif isinstance(quantizer, ObservedQuantizer):
             scale = quantizer.scale.numpy() if quantizer.has_scale() else abs_max(weight).numpy()
         else:
             return self._own_codes(quantizer(weight).numpy(), shape)

@@ -59,7 +59,7 @@ def report(net: nn.Layer, batches: Iterable[Any]) -> list[dict[str, Any]]:
     try:
         with evaluating(net), fake_quant_off(net), paddle.no_grad():
             for batch in batches:
-                net(*as_inputs(batch))
+                net(*as_inputs(net, batch))
                 count += 1
     finally:
         for hook in hooks:

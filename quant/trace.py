@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import paddle
@@ -38,7 +38,7 @@ class _Shell(nn.Layer):
         return self.net(*inputs)
 
 
-def trace(net: nn.Layer, input_spec: Optional[Sequence[Any]]) -> Traced:
+def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
     """Traces `net` in evaluation mode; the network is the same afterwards.
 
     Args:
@@ -76,7 +76,7 @@ def trace(net: nn.Layer, input_spec: Optional[Sequence[Any]]) -> Traced:
     return Traced(graph, marks)
 
 
-def _check_spec(net: nn.Layer, input_spec: Optional[Sequence[Any]]) -> list[Any]:
+def _check_spec(net: nn.Layer, input_spec: Sequence[Any] | None) -> list[Any]:
     if not isinstance(input_spec, (list, tuple)) or not input_spec:
         raise ExportError(
             f"input_spec={input_spec!r}: allowed is a list with one paddle.static.InputSpec per "

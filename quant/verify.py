@@ -63,6 +63,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """True where every bound holds."""
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def verify(
     Raises:
         VerifyError: there is no batch, or the file is missing.
     """
-    inputs = [[t.numpy() for t in as_inputs(batch)] for batch in batches]
+    inputs = [[t.numpy() for t in as_inputs(net, batch)] for batch in batches]
     if not inputs:
         raise VerifyError("verify got no batch: at least one is needed")
     expected = _run(net, inputs)
@@ -188,9 +189,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 def _run(net: nn.Layer, inputs: list[list[np.ndarray]]) -> list[np.ndarray]:
     with evaluating(net), paddle.no_grad():
-        return _joined(
-            [_flat(net(*[paddle.to_tensor(x) for x in batch])) for batch in inputs]
-        )
+        return _joined([_flat(net(*[paddle.to_tensor(x) for x in batch])) for batch in inputs])
 
 
 def _flat(value: Any) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ if [[ ! -f $folder/summary.json ]]; then
 fi
 
 echo "finished already; remove $folder to run it again"
-python - "$folder/summary.json" <<'PYTHON'
+python -W ignore - "$folder/summary.json" <<'PYTHON'
 import json
 import sys
 
