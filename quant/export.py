@@ -88,7 +88,7 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
         ExportError: the network cannot be traced, or a layer has no int8 form.
         OSError: the files cannot be written; none is left half-written.
     """
-    check_prefix(prefix)
+    prefix = check_prefix(prefix)
     expected = sum(1 for _ in quantized_layers(net))
     if not expected:
         raise ExportError("the network holds no quantized layer: call quantize(net) first")
@@ -108,7 +108,7 @@ def save_float_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | Non
 
     Raises: as `save_quantized_model`; also for a network that holds quantized layers.
     """
-    check_prefix(prefix)
+    prefix = check_prefix(prefix)
     if any(True for _ in quantized_layers(net)):
         raise ExportError("the network is quantized: save it with save_quantized_model")
     graph = trace(net, input_spec).graph
@@ -117,15 +117,17 @@ def save_float_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | Non
     return os.path.getsize(f"{prefix}.pdiparams")
 
 
-def check_prefix(prefix: Any) -> None:
-    """Raises ExportError for what is no path prefix."""
+def check_prefix(prefix: Any) -> str:
+    """The prefix as a string; raises ExportError for what is no path prefix."""
     if not isinstance(prefix, (str, os.PathLike)) or not os.path.basename(os.fspath(prefix)):
         raise ExportError(
             f"path={prefix!r}: allowed is a file name without an ending, such as 'out/model'"
         )
+    prefix = os.fspath(prefix)
     for ending in (".pdmodel", ".pdiparams"):
-        if os.fspath(prefix).endswith(ending):
+        if prefix.endswith(ending):
             raise ExportError(f"path={prefix!r}: leave out {ending}, it is added")
+    return prefix
 
 
 def _receipt(prefix: str, weights: set[str]) -> Receipt:

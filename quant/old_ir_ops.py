@@ -146,6 +146,13 @@ def _triangle(lower: bool) -> Callable[..., Any]:
     return build
 
 
+def _normalize(
+    x: Any, p: float = 2, axis: int = 1, epsilon: float = 1e-12, name: Any = None, **unused: Any
+) -> Any:
+    norm = paddle.norm(x, p=p, axis=axis, keepdim=True)
+    return paddle.divide(x, paddle.clip(norm, min=epsilon))
+
+
 def _builders() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {name: _unary(name) for name in _UNARY}
     table.update({name: _unary(op, "bool") for name, op in _TESTS.items()})
@@ -188,7 +195,13 @@ def callable_in_old_ir() -> Iterator[None]:
     As methods of a variable they are built-in functions there, which lose the variable.
     """
     table = _builders()
-    functions = {id(f): name for name in table if (f := getattr(paddle._C_ops, name, None))}
+    functions = {
+        id(function): (function, table[name])
+        for name in table
+        if (function := getattr(paddle._C_ops, name, None)) is not None
+    }
+    normalize = paddle.nn.functional.normalize
+    functions[id(normalize)] = (normalize, _normalize)
     undo: list[tuple[Any, str, Any]] = []
     try:
         # Modules of Paddle import these functions by name, so each holds a reference of its own.
@@ -196,7 +209,7 @@ def callable_in_old_ir() -> Iterator[None]:
             for key, value in list(vars(module).items()):
                 if id(value) in functions:
                     undo.append((module, key, value))
-                    setattr(module, key, _dispatch(value, table[functions[id(value)]]))
+                    setattr(module, key, _dispatch(*functions[id(value)]))
         for name, build in table.items():
             value = getattr(Variable, name, None)
             if inspect.isbuiltin(value):

@@ -35,6 +35,7 @@ class Predictor:
 
         if engine not in ENGINES:
             raise VerifyError(f"engine={engine!r}: allowed is {', '.join(ENGINES)}")
+        prefix = os.fspath(prefix)
         for suffix in (".pdmodel", ".pdiparams"):
             if not os.path.isfile(prefix + suffix):
                 raise VerifyError(f"{prefix}{suffix} does not exist")

@@ -57,13 +57,14 @@ class ObservedQuantizer(nn.Layer):
 
     def forward(self, x: Tensor, upper: Tensor | None = None) -> Tensor:
         """Observes `x` where it should, and fake quantizes it with a scale of at most `upper`."""
-        if self.observes_now:
+        observed = self.observes_now
+        if observed:
             self.observe(x)
         if not self.fake_quant_enabled:
             return x
         if not self._ready:
             self._warn_if_empty()
-        scale = self._current_scale()
+        scale = self._scale_for(observed)
         return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.bits)
 
     def _warn_if_empty(self) -> None:
@@ -75,7 +76,8 @@ class ObservedQuantizer(nn.Layer):
                 stacklevel=3,
             )
 
-    def _current_scale(self) -> Tensor:
+    def _scale_for(self, observed: bool) -> Tensor:
+        """The scale for a tensor that has (or has not) just been observed."""
         return self.scale
 
     def has_scale(self) -> bool:
@@ -132,16 +134,15 @@ class AbsMax(ObservedQuantizer):
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
         self.register_buffer("seen", paddle.zeros([1], dtype="float32"))
-        self._batch_max: Tensor | None = None
+        self._batch_max = self.scale
 
     def _update(self, batch_max: Tensor) -> None:
         self.scale.set_value(paddle.maximum(self.scale, batch_max))
         self.seen.set_value(paddle.ones_like(self.seen))
         self._batch_max = batch_max
 
-    def _current_scale(self) -> Tensor:
-        batch_max, self._batch_max = self._batch_max, None
-        return self.scale if batch_max is None else batch_max
+    def _scale_for(self, observed: bool) -> Tensor:
+        return self._batch_max if observed else self.scale
 
     def has_scale(self) -> bool:
         """True once there is a scale for evaluation and export."""

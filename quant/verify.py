@@ -8,6 +8,7 @@ sign) put on the output of every layer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ def verify(
     Raises:
         VerifyError: there is no batch, or the file is missing.
     """
+    prefix = os.fspath(prefix)
     inputs = [[t.numpy() for t in as_inputs(net, batch)] for batch in batches]
     if not inputs:
         raise VerifyError("verify got no batch: at least one is needed")

@@ -321,7 +321,9 @@ def test_quantizer_classes_of_the_user_replace_the_built_in_ones(tmp_path):
     quanter = QAT(weight_quantize=Coarse, act_quantize=Coarse)
     net = quanter.quantize(nn.Sequential(layer))
     net.eval()
-    np.testing.assert_allclose(net(paddle.to_tensor(x)), coarse[0] @ coarse[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        net(paddle.to_tensor(x)), coarse[0] @ coarse[1], rtol=1e-4, atol=1e-5
+    )
     spec = [paddle.static.InputSpec([None, 4], "float32")]
     receipt = quanter.save_quantized_model(net, str(tmp_path / "own"), spec)
     assert len(receipt.int8_weights) == 1

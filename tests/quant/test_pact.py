@@ -77,8 +77,9 @@ def test_a_quantized_activation_stays_within_alpha():
     quantizer.eval()
     y = quantizer(paddle.to_tensor(x)).numpy()  # ... and alpha is 0.75 now
     np.testing.assert_allclose([y.min(), y.max()], [-0.75, 0.75], rtol=1e-6)
-    np.testing.assert_allclose(y, np.rint(np.clip(x, -0.75, 0.75) / 0.75 * 127) * 0.75 / 127,
-                               atol=0.75 / 127 * 1e-3)
+    np.testing.assert_allclose(
+        y, np.rint(np.clip(x, -0.75, 0.75) / 0.75 * 127) * 0.75 / 127, atol=0.75 / 127 * 1e-3
+    )
     assert quantizer.scale_numpy().tolist() == [0.75]
 
 
@@ -96,5 +97,7 @@ def test_the_gradient_reaches_alpha_through_quantizer_and_convolution():
     paddle.nn.functional.conv2d(clipped, weight).sum().backward()
     sign = np.where(x > 0.5, 1.0, np.where(x < -0.5, -1.0, 0.0))
     expected = (clipped.grad.numpy() * sign).sum()
-    np.testing.assert_allclose(layer._act_quant.preprocess.alpha.grad.numpy(), [expected], rtol=1e-4)
+    np.testing.assert_allclose(
+        layer._act_quant.preprocess.alpha.grad.numpy(), [expected], rtol=1e-4
+    )
     assert abs(layer._weight_quant.preprocess.alpha.grad.item()) > 0

@@ -41,9 +41,7 @@ def test_rows_are_those_of_numpy():
         np.testing.assert_allclose(row["activation_scale"], scale_x, rtol=1e-5)
         np.testing.assert_allclose(row["weight_sqnr"], decibels(w, wq), atol=0.05)
         np.testing.assert_allclose(row["input_sqnr"], decibels(x, xq), atol=0.05)
-        np.testing.assert_allclose(
-            row["output_sqnr"], decibels(x @ w + b, xq @ wq + b), atol=0.05
-        )
+        np.testing.assert_allclose(row["output_sqnr"], decibels(x @ w + b, xq @ wq + b), atol=0.05)
         x = np.maximum(x @ w + b, 0)  # a row shows what its layer alone loses
 
 
