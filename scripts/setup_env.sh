@@ -60,4 +60,10 @@ setup_env() {
       fail "$file cannot be installed into $VENV_DIR, see above"
     mv "$stamp.tmp" "$stamp"
   done
+
+  # Paddle's launcher dies of --gpus where there is no GPU; see scripts/launch_without_gpu.py.
+  local site
+  site=$("$VENV_DIR/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  cp scripts/launch_without_gpu.py "$site/paddleqat_launch.py"
+  echo 'import paddleqat_launch' >"$site/paddleqat_launch.pth"
 }
