@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from .inference import file_forward, first_batches, onnx_forward, stored_bytes
 from .loading import load_network
 from .runtime import select_device
 from .summary import format_bytes
-from .task import RUN_FILE, Task, find_run, task_of_file
+from .task import Task, task_of_file, warn_of_default_quantization
 
 
 def run_evaluation(cfg: EvalConfig) -> int:
@@ -47,12 +46,8 @@ def run_evaluation(cfg: EvalConfig) -> int:
         forward, size = file_forward(prefix, backend, cfg.threads), stored_bytes(prefix)
     else:
         net, quanter = load_network(task, path)
-        if quanter is not None and not find_run(path):
-            print(
-                f"warning: {path} is a QAT checkpoint without {RUN_FILE}; "
-                "the defaults of quantization are assumed",
-                file=sys.stderr,
-            )
+        if quanter is not None:
+            warn_of_default_quantization(path)
         net.eval()
         forward, size = net, _size_of(path)
     found = evaluate(_checked(forward, task, path), _batches(cfg, dataset), with_loss=False)

@@ -19,7 +19,7 @@ from .files import make_writable_folder
 from .inference import first_batches
 from .loading import load_network
 from .runtime import seed_everything, select_device
-from .task import RUN_FILE, Task, task_of_file, write_run
+from .task import RUN_FILE, Task, task_of_file, warn_of_default_quantization, write_run
 
 EXIT_OK = 0
 EXIT_NOT_THE_NETWORK = 1
@@ -35,6 +35,8 @@ def run_export(cfg: ExportConfig) -> int:
         DataError, EngineError, ModelError, QuantError: something is not usable as it is.
     """
     distributed.require_one_process("export.py")
+    if cfg.onnx and not hasattr(QAT, "export_onnx"):
+        raise QuantError("--onnx: this version writes Paddle models only; leave --onnx out")
     prefix = str(cfg.output)
     make_writable_folder(Path(prefix).absolute().parent, "--output")
     select_device(cfg.use_gpu)
@@ -44,6 +46,8 @@ def run_export(cfg: ExportConfig) -> int:
     net, quanter = load_network(task, path)
     if quanter is None:
         quanter = _quantize(cfg, task, net)
+    else:
+        warn_of_default_quantization(path)
     net.eval()
 
     receipt = quanter.save_quantized_model(net, prefix, task.input_spec())
@@ -87,7 +91,7 @@ def _verification_batches(cfg: ExportConfig, task: Task) -> Iterator[list[Tensor
 
 
 def _export_onnx(quanter: QAT, net: nn.Layer, prefix: str, task: Task) -> str:
-    if not hasattr(quanter, "export_onnx"):
-        raise QuantError("--onnx: this version writes Paddle models only; leave --onnx out")
-    quanter.export_onnx(net, f"{prefix}.onnx", input_spec=task.input_spec())
+    quanter.export_onnx(  # type: ignore[attr-defined]
+        net, f"{prefix}.onnx", input_spec=task.input_spec()
+    )
     return f"{prefix}.onnx"

@@ -46,6 +46,8 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     settings = _fixed_settings(cfg, task, train_data)
     if latest is not None:
         _compare(latest, settings)
+    if latest is None:
+        _check_given_weights(cfg, root)
     progress = Progress(fixed=settings) if latest is None else latest.progress
     # All have read before one of them moves files about, and that is over before any goes on.
     distributed.barrier()
@@ -68,6 +70,20 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     elif cfg.resume is not None:
         log.line(f"nothing to resume in {root}; a new run begins")
     return Session(cfg, task, train_data, val_data, checkpoints, log, progress), latest
+
+
+def _check_given_weights(cfg: TrainConfig, root: Path) -> None:
+    """A new run moves the former one aside, so its weights must be there, and be elsewhere."""
+    if cfg.pretrained_model is None or cfg.trains_from_scratch:
+        return
+    path = Path(cfg.pretrained_model)
+    if not path.is_file():
+        raise EngineError(f"--pretrained_model: {path}: no such file")
+    if root.resolve() in path.resolve().parents:
+        raise EngineError(
+            f"--pretrained_model: {path} lies in --model_save_dir, whose run a new one moves "
+            "aside; name another --model_save_dir"
+        )
 
 
 def _find_latest(cfg: TrainConfig, folder: CheckpointFolder) -> Latest | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -155,6 +156,16 @@ def task_of_file(cfg: EvalConfig | ExportConfig, path: Path, needs_network: bool
         return _merged_task(cfg, stored, model)
     except (DataError, TypeError, AttributeError) as error:
         raise EngineError(f"{path}, its {RUN_FILE} and the flags: {error}") from error
+
+
+def warn_of_default_quantization(path: Path) -> None:
+    """Say so where nothing tells how a QAT checkpoint was quantized (its keys do not)."""
+    if not find_run(path):
+        print(
+            f"warning: {path} is a QAT checkpoint without {RUN_FILE}; "
+            "the flags, or the defaults of quantization, are assumed",
+            file=sys.stderr,
+        )
 
 
 def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], model: str | None) -> Task:

@@ -18,10 +18,13 @@ from .quantizers import ObservedQuantizer
 
 
 def as_inputs(net: nn.Layer, batch: Any) -> list[Tensor]:
-    """The network's inputs of one batch, as tensors.
+    """The network's inputs of one batch, as tensors (float64 arrays become float32).
 
     A batch is an array or tensor, or a tuple or list that starts with the inputs: of (image,
     label) the first item is taken, and as many items as `net.forward` takes without a default.
+
+    Raises:
+        QuantError: the batch is something else.
     """
     if isinstance(batch, (list, tuple)):
         if not batch:
@@ -29,7 +32,31 @@ def as_inputs(net: nn.Layer, batch: Any) -> list[Tensor]:
         items = list(batch[0]) if isinstance(batch[0], (list, tuple)) else batch[: _arity(net)]
     else:
         items = [batch]
-    return [x if isinstance(x, Tensor) else paddle.to_tensor(np.asarray(x)) for x in items]
+    return [_as_tensor(item) for item in items]
+
+
+def _as_tensor(item: Any) -> Tensor:
+    if isinstance(item, Tensor):
+        return item
+    array = np.asarray(item)
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "biuf":
+        raise QuantError(f"a batch holds a {type(item).__name__}: wanted is an array or a tensor")
+    return paddle.to_tensor(array)
+
+
+def each(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; a single array in their place is an error, since its rows are no batches.
+
+    Raises:
+        QuantError: `batches` is an array or tensor, or cannot be iterated over.
+    """
+    if isinstance(batches, (np.ndarray, Tensor, dict)) or not hasattr(batches, "__iter__"):
+        raise QuantError(
+            f"batches is a {type(batches).__name__}: wanted is an iterable of batches, as [array]"
+        )
+    return iter(batches)
 
 
 def _arity(net: nn.Layer) -> int:
@@ -46,15 +73,15 @@ def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
     The statistics are those of training (moving average or largest), started afresh.
 
     Raises:
-        QuantError: there is no batch.
+        QuantError: there is no batch; the scales are then what they were.
     """
     count = 0
     with _observing_float_network(net), evaluating(net), paddle.no_grad():
-        for batch in batches:
+        for batch in each(batches):
             net(*as_inputs(net, batch))
             count += 1
-    if not count:
-        raise QuantError("calibrate got no batch: at least one is needed")
+        if not count:
+            raise QuantError("calibrate got no batch: at least one is needed")
     return count
 
 
@@ -75,12 +102,18 @@ def fake_quant_off(net: nn.Layer, off: bool = True) -> Iterator[None]:
 @contextmanager
 def _observing_float_network(net: nn.Layer) -> Iterator[None]:
     observers = [layer for _, layer in named_layers(net) if isinstance(layer, ObservedQuantizer)]
+    before = [[buffer.clone() for buffer in layer.buffers()] for layer in observers]
     for layer in observers:
         layer.reset()
         layer.calibrating = True
     try:
         with fake_quant_off(net):
             yield
+    except BaseException:
+        for layer, values in zip(observers, before):
+            for buffer, value in zip(layer.buffers(), values):
+                buffer.set_value(value)
+        raise
     finally:
         for layer in observers:
             layer.calibrating = False

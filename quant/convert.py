@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,12 +71,21 @@ class Converter:
         Raises:
             ConfigError: a name of `skip_quant` matches no layer, or nothing is left to swap.
         """
-        self._check_skip_list(net)
-        swapped = []
+        skipped = self._skipped_names(net)
+        swapped, left = [], []
         for name, layer in list(named_layers(net)):
-            if self._selected(name, layer):
-                self._swap(name, layer)
-                swapped.append(name)
+            if name in skipped or not self._wanted(layer):
+                continue
+            if quantized_class(layer) is None:
+                left.append(f"{name} ({type(layer).__name__})")
+                continue
+            self._swap(name, layer)
+            swapped.append(name)
+        if left:
+            warnings.warn(
+                f"left float, since their class has a forward of its own: {', '.join(left)}",
+                stacklevel=3,
+            )
         if not swapped and not any(True for _ in quantized_layers(net)):
             kinds = ", ".join(self.config.quantizable_layer_type)
             raise ConfigError(
@@ -83,18 +94,28 @@ class Converter:
             )
         return swapped
 
-    def _check_skip_list(self, net: nn.Layer) -> None:
-        names = [name for name, _ in named_layers(net)]
+    def _skipped_names(self, net: nn.Layer) -> set[str]:
+        """Layers with `skip_quant`, or named by the config, and all that they hold."""
+        layers = list(named_layers(net))
+        chosen = {name for name, layer in layers if getattr(layer, "skip_quant", False)}
         for pattern in self.config.skip_quant:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"skip_quant names {pattern!r}, which matches no layer")
+            matches = {name for name, _ in layers if fnmatch.fnmatchcase(name, pattern)}
+            if not matches:
+                close = difflib.get_close_matches(pattern, [name for name, _ in layers], n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise ConfigError(f"skip_quant names {pattern!r}, which matches no layer{hint}")
+            chosen |= matches
+        return {
+            name
+            for name, _ in layers
+            if any(name == top or top == "" or name.startswith(f"{top}.") for top in chosen)
+        }
 
-    def _selected(self, name: str, layer: nn.Layer) -> bool:
-        if quantized_class(layer) is None or getattr(layer, "skip_quant", False):
+    def _wanted(self, layer: nn.Layer) -> bool:
+        """True for a float layer of the types that the config selects."""
+        if not isinstance(layer, (nn.Conv2D, nn.Linear)) or isinstance(layer, QuantizedLayer):
             return False
-        if base_kind(layer) not in self.config.quantizable_layer_type:
-            return False
-        return not any(fnmatch.fnmatchcase(name, p) for p in self.config.skip_quant)
+        return base_kind(layer) in self.config.quantizable_layer_type
 
     def _swap(self, name: str, layer: Any) -> None:
         cls: Any = quantized_class(layer)

@@ -18,6 +18,8 @@ def freeze(net: nn.Layer) -> None:
     for _, layer in named_layers(net):
         if isinstance(layer, ObservedQuantizer):
             layer.observing = False
+        elif isinstance(layer, nn.SyncBatchNorm):
+            layer._momentum = 1.0  # it always takes the batch's statistics; so none is kept
         elif is_batch_norm(layer):
             layer._use_global_stats = True
 

@@ -67,9 +67,9 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     weight_channel_axis = 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Input and output as in the float layer."""
-        x, weight = self.quantized_operands(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Input and output as in the float layer, whose parameter has this name."""
+        x, weight = self.quantized_operands(input)
         return F.linear(x, weight, self.bias)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .bounds import lower_bound
-from .errors import ExportError
+from .errors import ExportError, QuantError
 from .fold import Tail, channel_axis, find_tail, fold
 from .functional import max_code
 from .graph import CONVOLUTIONS, Graph, Op, new_op
@@ -21,8 +21,7 @@ from .linear_as_conv import as_convolution, has_known_rows
 from .trace import Traced
 
 _INT8_MAX = 127.0
-# Values of quantize_linear's round_type.
-_TIES_TO_EVEN, _SATURATE_THEN_TIES_AWAY = 0, 1
+_TIES_TO_EVEN = 0  # quantize_linear's round_type; its default, 1, rounds halves away from zero
 
 
 def lower(traced: Traced) -> list[str]:
@@ -33,30 +32,21 @@ def lower(traced: Traced) -> list[str]:
             user's own that gives no scale.
     """
     graph, weights = traced.graph, []
-    weight_marks = _weight_marks(traced)
+    stored: dict[bytes, tuple[str, str]] = {}
     for op in list(graph.ops()):
-        found = [name for name in op.all_inputs() if name in weight_marks]
+        found = [name for name in op.all_inputs() if name in traced.weights]
         if found:
-            weights.append(_lower_op(graph, op, found[0], weight_marks[found[0]]))
+            weights.append(_lower_op(graph, op, found[0], traced.weights[found[0]], stored))
     quantized: dict[tuple[str, float, int], str] = {}
-    for mark, layer in traced.marks.items():
-        if mark not in weight_marks:
-            _quantize_input(graph, mark, layer, quantized)
+    for mark, layer in traced.inputs.items():
+        _quantize_input(graph, mark, layer, quantized)
     graph.prune()
     return weights
 
 
-def _weight_marks(traced: Traced) -> dict[str, Any]:
-    """Marks that stand for a weight: an assign of a constant."""
-    marks = {}
-    for name, layer in traced.marks.items():
-        producer = traced.graph.producer(name)
-        if producer is not None and producer.input("X") == layer.weight.name:
-            marks[name] = layer
-    return marks
-
-
-def _lower_op(graph: Graph, op: Op, mark: str, layer: Any) -> str:
+def _lower_op(
+    graph: Graph, op: Op, mark: str, layer: Any, stored: dict[bytes, tuple[str, str]]
+) -> str:
     is_conv = op.type in CONVOLUTIONS
     if not is_conv and op.type != "matmul_v2":
         raise ExportError(f"layer {_name(layer)}: {op.type} has no int8 form")
@@ -84,7 +74,12 @@ def _lower_op(graph: Graph, op: Op, mark: str, layer: Any) -> str:
         codes, axis = np.ascontiguousarray(codes.T), 0
         op.set_attr("trans_y", True)
     _place_bias(graph, op, tail, bias.astype(np.float32), product, _name(layer))
-    return _place_weight(graph, op, mark, _name(layer), codes, scale, axis)
+    key = codes.tobytes() + scale.tobytes() + bytes([axis])
+    if key not in stored or graph.block_of(op) is not graph.blocks[0]:
+        stored[key] = _place_weight(graph, op, _name(layer), codes, scale, axis)
+    weight, value = stored[key]
+    op.rename_input(mark, value)
+    return weight
 
 
 def _name(layer: Any) -> str:
@@ -99,17 +94,18 @@ def _codes(layer: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ExportError(f"layer {name}: weight_bits={bits} does not fit int8; allowed is 2 to 8")
     try:
         codes, scale = layer._weight_quant.codes_and_scales(layer.weight)
-    except ValueError as error:
+    except QuantError as error:
         raise ExportError(f"layer {name}: {error}") from None
-    if not np.isfinite(scale).all():
+    # Not every build of Paddle lets a NaN through its maximum, so the weight itself is looked at.
+    if not (np.isfinite(scale).all() and np.isfinite(layer.weight.numpy()).all()):
         raise ExportError(f"layer {name}: its weight holds NaN or Inf")
     return codes, (scale * (_INT8_MAX / max_code(bits))).astype(np.float32)
 
 
 def _place_weight(
-    graph: Graph, op: Op, mark: str, name: str, codes: np.ndarray, scale: np.ndarray, axis: int
-) -> str:
-    """Stores codes and scales, and lets `op` read their dequantize_linear."""
+    graph: Graph, op: Op, name: str, codes: np.ndarray, scale: np.ndarray, axis: int
+) -> tuple[str, str]:
+    """Stores codes and scales, dequantizes them before `op`; names of the codes and the result."""
     weight = graph.add_constant(f"{name}.weight.int8", codes)
     scales = graph.add_constant(f"{name}.weight.scale", scale)
     zero = _zero_point(graph)
@@ -123,8 +119,7 @@ def _place_weight(
         round_type=_TIES_TO_EVEN,
     )
     graph.insert(graph.block_of(op), op, dequantize)
-    op.rename_input(mark, value)
-    return weight
+    return weight, value
 
 
 def _zero_point(graph: Graph) -> str:
@@ -177,7 +172,7 @@ def _quantize_input(
         )
     try:
         scale = quantizer.scale_numpy()
-    except ValueError as error:
+    except QuantError as error:
         raise ExportError(f"layer {name}: {error}") from None
     if not np.isfinite(scale).all():
         raise ExportError(f"layer {name}: its activation scale is {scale[0]}")
@@ -189,12 +184,7 @@ def _quantize_input(
         graph.remove(assign)
         return
     quantized[key] = mark
-    round_type = _TIES_TO_EVEN
-    if x in graph.inputs and r == 127:
-        # An operator on the whole image would cost more than the first convolution gains. This
-        # round_type saturates at -127; it differs from the other only for exact halves.
-        round_type = _SATURATE_THEN_TIES_AWAY
-    elif _needs_clip(graph, x, float(scale[0]), r):
+    if _needs_clip(graph, x, float(scale[0]), r):
         clipped = graph.add_like(f"{mark}.clipped", x)
         ops.append(
             new_op(
@@ -209,7 +199,7 @@ def _quantize_input(
     stored = graph.add_constant(f"{name}.input.scale", (scale * (_INT8_MAX / r)).astype(np.float32))
     zero = _zero_point(graph)
     codes = graph.add_like(f"{mark}.codes", x)
-    common = {"quant_axis": -1, "bit_length": 8, "round_type": round_type}
+    common = {"quant_axis": -1, "bit_length": 8, "round_type": _TIES_TO_EVEN}
     ops.append(
         new_op(
             "quantize_linear",

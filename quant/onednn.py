@@ -149,9 +149,10 @@ def _between_convolutions(
     name = relu.input("X")
     producer = graph.producer(name)
     if producer is not None and producer.type == "elementwise_add":
-        if producer.input("Y") not in graph.constants or not graph.is_private(name):
+        bias = producer.input("Y")
+        if bias not in graph.constants or not graph.is_private(bias) or not graph.is_private(name):
             return None
-        before.append(producer.input("Y"))
+        before.append(bias)
         name = producer.input("X")
         producer = graph.producer(name)
     scales = _weight_scales(graph, producer)
@@ -177,7 +178,8 @@ def _weight_scales(graph: Graph, convolution: Op | None) -> str | None:
     if weight is None or weight.type != "dequantize_linear":
         return None
     name = weight.input("Scale")
-    return name if len(graph.consumers(name)) == 1 else None
+    alone = graph.is_private(name) and graph.is_private(weight.output("Y"))
+    return name if alone else None
 
 
 def _multiply(graph: Graph, constant: str, factor: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import paddle
 from paddle import ParamAttr, Tensor, nn
 
 from .functional import pact
@@ -9,6 +10,7 @@ from .functional import pact
 # The reference recipe: start far above every activation and let a large step bring it down.
 INITIAL_ALPHA = 100.0
 ALPHA_LEARNING_RATE = 1000.0
+SMALLEST_ALPHA = 1e-2
 
 
 class Pact(nn.Layer):
@@ -31,6 +33,10 @@ class Pact(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` clipped to [-alpha, alpha]."""
+        if self.training:
+            # A large step can carry alpha past zero, where nothing would get through any more.
+            with paddle.no_grad():
+                self.alpha.set_value(paddle.clip(self.alpha, min=SMALLEST_ALPHA))
         return pact(x, self.alpha.astype(x.dtype) if self.alpha.dtype != x.dtype else self.alpha)
 
     def extra_repr(self) -> str:

@@ -27,7 +27,10 @@ def save(graph: Graph, prefix: str) -> None:
     names = sorted(var.name for var in program.blocks[0].vars if _is_stored(var))
     missing = [name for name in names if name not in graph.constants]
     if missing:
-        raise ExportError(f"the trace names parameters that have no value: {', '.join(missing)}")
+        raise ExportError(
+            f"forward reads tensors that are no parameter or buffer ({', '.join(missing)}): "
+            "make them one, with create_parameter or register_buffer"
+        )
     folder = os.path.dirname(prefix)
     if folder:
         os.makedirs(folder, exist_ok=True)

@@ -73,6 +73,8 @@ class QAT:
         Args:
             net: a quantized network.
             batches: inputs as arrays or tensors, or tuples that start with one.
+
+        In a job of several processes every one of them must call it, with equally many batches.
         """
         return calibrate(self._quantized(net), batches)
 

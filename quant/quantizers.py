@@ -19,6 +19,7 @@ import paddle
 from paddle import Tensor, nn
 
 from . import distributed
+from .errors import QuantError
 from .functional import abs_max, codes_numpy, fake_quant
 from .pact import Pact
 
@@ -213,7 +214,7 @@ class ActivationQuantizer(nn.Layer):
         own = self._own_scale()
         if own is None or own.size != 1:
             kind = type(self.quantizer).__name__
-            raise ValueError(f"{kind} gives no `scale` (one number), which the export needs")
+            raise QuantError(f"{kind} gives no `scale` (one number), which the export needs")
         return own
 
     def extra_repr(self) -> str:
@@ -294,7 +295,7 @@ class WeightQuantizer(nn.Layer):
         The simulated weight is codes * scale / r, r = 2^(bits-1) - 1.
 
         Raises:
-            ValueError: a quantizer of the user's own whose output is on no int8 grid.
+            QuantError: a quantizer of the user's own whose output is on no int8 grid.
         """
         if self.preprocess is not None:
             weight = self.preprocess(weight)
@@ -327,7 +328,7 @@ class WeightQuantizer(nn.Layer):
             codes = np.where(scale > 0, values * r / np.where(scale > 0, scale, 1), 0)
             if np.abs(codes - np.rint(codes)).max() < 1e-3 and np.abs(codes).max() <= r + 1e-3:
                 return np.rint(codes).astype(np.int8), scale.reshape([-1]).copy()
-        raise ValueError(
+        raise QuantError(
             f"the output of weight_quantize={type(self.quantizer).__name__} is on no "
             f"{self.bits}-bit grid of 2^{self.bits} - 1 steps; give the class an attribute `scale`"
         )

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from .calibration import as_inputs, fake_quant_off
+from .calibration import as_inputs, each, fake_quant_off
 from .convert import quantized_layers
 from .errors import QuantError
 from .layers import base_kind
@@ -58,7 +58,7 @@ def report(net: nn.Layer, batches: Iterable[Any]) -> list[dict[str, Any]]:
     count = 0
     try:
         with evaluating(net), fake_quant_off(net), paddle.no_grad():
-            for batch in batches:
+            for batch in each(batches):
                 net(*as_inputs(net, batch))
                 count += 1
     finally:
@@ -79,6 +79,10 @@ def _compare(layer: Any, inputs: _Powers, outputs: _Powers) -> Any:
             return
         busy = True
         try:
+            if not args:
+                raise QuantError(
+                    f"layer {layer.quant_name} is called by keyword: report needs x first"
+                )
             x = args[0]
             with fake_quant_off(layer, off=False):
                 inputs.add(x, layer._act_quant(x))

@@ -21,10 +21,11 @@ from .modes import evaluating
 
 @dataclass
 class Traced:
-    """A graph in which `marks[name]` says for which quantized layer `name` is input or weight."""
+    """A graph, and for which quantized layer a tensor of it is the input or the weight."""
 
     graph: Graph
-    marks: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
 
 
 class _Shell(nn.Layer):
@@ -49,11 +50,12 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
         ExportError: the network cannot be traced; the message holds Paddle's reason.
     """
     specs = _check_spec(net, input_spec)
-    marks: dict[str, Any] = {}
+    inputs_of: dict[str, Any] = {}
+    weights_of: dict[str, Any] = {}
 
     def emit(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         marked_x, marked_weight = paddle.assign(x), paddle.assign(layer.weight)
-        marks[marked_x.name] = marks[marked_weight.name] = layer
+        inputs_of[marked_x.name], weights_of[marked_weight.name] = layer, layer
         return marked_x, marked_weight
 
     with evaluating(net), _forward_kept(net), compat.old_ir(), markers.emitting(emit):
@@ -70,10 +72,24 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
         program.ParseFromString(concrete.main_program.desc.serialize_to_string())
         inputs = _names(concrete.inputs[1:] if _is_layer(concrete.inputs[0]) else concrete.inputs)
         outputs = _names(concrete.outputs)
+    with evaluating(net), paddle.no_grad():
+        _refresh_weights(net)
     graph = Graph(program, _constants(net, program), inputs, outputs)
     if not outputs:
         raise ExportError(f"{type(net).__name__} returns no tensor")
-    return Traced(graph, marks)
+    return Traced(graph, inputs_of, weights_of)
+
+
+def _refresh_weights(net: nn.Layer) -> None:
+    """Lets hooks such as weight_norm's compute the weights that they own from what they are now.
+
+    Such a weight is a plain tensor, renewed before each forward, so it is one step behind after
+    training; and tracing has put a symbol in its place.
+    """
+    for _, layer in named_layers(net):
+        if hasattr(layer, "_act_quant") and "weight" not in layer._parameters:
+            for hook in layer._forward_pre_hooks.values():
+                hook(layer, ())
 
 
 def _check_spec(net: nn.Layer, input_spec: Sequence[Any] | None) -> list[Any]:

@@ -248,3 +248,25 @@ def test_nan_in_a_weight_cannot_be_exported(tmp_path):
     net[0].weight.set_value(weight)
     with pytest.raises(ExportError, match="layer 0.*NaN"):
         exported(net, random(8, 6, 9, 9), str(tmp_path / "net"))
+
+
+@pytest.mark.parametrize("before", ["nothing", "relu", "hardtanh"])
+@pytest.mark.parametrize("scale", [127.0, 8.006578, 1.4507087])
+def test_halves_between_two_codes_go_to_the_even_one(before, scale, tmp_path):
+    first = {"nothing": [], "relu": [nn.ReLU()], "hardtanh": [nn.Hardtanh(-200.0, 200.0)]}[before]
+    conv = nn.Conv2D(1, 1, 1, bias_attr=False)
+    conv.weight.set_value(np.ones([1, 1, 1, 1], np.float32))
+    net = nn.Sequential(*first, conv)
+    quanter = QAT()
+    quanter.quantize(net)
+    quanter.calibrate(net, [np.full([1, 1, 1, 1], scale, np.float32)])
+    net.eval()
+    low = 0 if before == "relu" else -126
+    halves = ((np.arange(low, 126) + 0.5) * np.float64(scale) / 127).astype(np.float32)
+    x = halves.reshape([-1, 1, 1, 1])
+    spec = [paddle.static.InputSpec([None, 1, 1, 1], "float32")]
+    quanter.save_quantized_model(net, str(tmp_path / "net"), spec)
+    expected = net(paddle.to_tensor(x)).numpy()
+    if scale == 127.0:
+        np.testing.assert_array_equal(expected, np.rint(x))
+    assert_equal(expected, Predictor(str(tmp_path / "net"))(x)[0])

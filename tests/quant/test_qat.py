@@ -55,13 +55,15 @@ def specs(shapes, dtype: str = "float32"):
     return [paddle.static.InputSpec(list(shape), dtype) for shape in shapes]
 
 
-def go_through(net, shapes, prefix: str, config=None, batches=None, dtype="float32", share=None):
+def go_through(
+    net, shapes, prefix: str, config=None, batches=None, dtype="float32", share=None, lr=0.002
+):
     """The whole way of a user; each stage is checked. Returns receipt and verdict."""
     share = share or {"paddle": 0.01, "onednn": 0.03}
     batches = batches or [inputs_of(shapes, seed) for seed in range(5)]
     quanter = QAT(config)
     quanter.quantize(net)
-    assert np.isfinite(train(net, batches[:4])).all()
+    assert np.isfinite(train(net, batches[:4], lr)).all()
     before = evaluate(net, batches[4])
 
     receipt = quanter.save_quantized_model(net, prefix, specs(shapes, dtype))
@@ -78,7 +80,7 @@ def go_through(net, shapes, prefix: str, config=None, batches=None, dtype="float
     # The network is as it was: same values to the bit, it trains, and it can be saved again.
     after = evaluate(net, batches[4])
     assert all(np.array_equal(a, b) for a, b in zip(before, after))
-    assert np.isfinite(train(net, batches[:1])).all()
+    assert np.isfinite(train(net, batches[:1], lr)).all()
     quanter.save_quantized_model(net, prefix, specs(shapes, dtype))
     again = evaluate(net, batches[4])
     assert any(not np.array_equal(a, b) for a, b in zip(before, again))
@@ -137,7 +139,7 @@ def test_every_kind_of_quantizer_goes_all_the_way(config, name, networks, tmp_pa
 
 
 def narrow_vgg11():
-    """VGG11 with 64 instead of 4096 features in its classifier: that is 95 % of its weights."""
+    """VGG11 with 64 instead of 4096 features in its classifier, where most of its weights are."""
     net = paddle.vision.models.vgg11(num_classes=10)
     net.classifier[0] = paddle.nn.Linear(512 * 7 * 7, 64)
     net.classifier[3] = paddle.nn.Linear(64, 64)
@@ -162,4 +164,6 @@ SLOW = ("mobilenet_v3_small", "resnet18", "resnet50", "vgg11")
 )
 def test_a_model_of_the_zoo_goes_all_the_way(name, tmp_path):
     shape = (None, 1, 28, 28) if name == "lenet" else (None, 3, 32, 32)
-    go_through(VISION[name](), (shape,), str(tmp_path / "net"))
+    # Without BatchNorm the losses of VGG explode at the learning rate of the others.
+    lr = 1e-4 if name == "vgg11" else 0.002
+    go_through(VISION[name](), (shape,), str(tmp_path / "net"), lr=lr)
