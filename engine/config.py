@@ -30,7 +30,7 @@ examples:
   python train.py --model=mobilenet_v1
   python train.py --lr=0.001 --use_pact=True --num_epochs=30 --l2_decay=2e-5 --ls_epsilon=0.1
   python train.py --model=lenet --data=fashion_mnist --fp32_epochs=2 --fp32_lr=0.05 --use_gpu=False
-  python train.py --config configs/mobilenet_v1.yaml --num_epochs=2
+  python train.py --config configs/lenet_fashion_mnist.yaml --num_epochs=2
   python -m paddle.distributed.launch --gpus="0,1,2,3" train.py --model=mobilenet_v1
 """
 

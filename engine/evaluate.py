@@ -32,10 +32,12 @@ def run_evaluation(cfg: EvalConfig) -> int:
     prefix = exported_prefix(cfg.path)
     is_onnx = cfg.path.endswith(".onnx")
     path = Path(cfg.path)
-    backend = choose_backend(cfg, is_exported=prefix is not None, is_onnx=is_onnx)
     if cfg.output is not None:
         make_writable_folder(Path(cfg.output).absolute().parent, "--output")
     is_checkpoint = prefix is None and not is_onnx
+    if prefix is None and not path.is_file():
+        raise EngineError(f"{path}: no such file")
+    backend = choose_backend(cfg, is_exported=prefix is not None, is_onnx=is_onnx)
     # The engines of exported files run on the CPU.
     select_device(cfg.use_gpu and is_checkpoint)
     task = task_of_file(cfg, path, needs_network=is_checkpoint)

@@ -15,6 +15,7 @@ from quant import QAT, QuantError
 
 from . import distributed
 from .config import ExportConfig
+from .errors import EngineError
 from .files import make_writable_folder
 from .inference import first_batches
 from .loading import load_network
@@ -42,7 +43,13 @@ def run_export(cfg: ExportConfig) -> int:
     select_device(cfg.use_gpu)
     seed_everything(cfg.seed)
     path = Path(cfg.checkpoint)
+    if not path.is_file():
+        exported = Path(f"{path}.pdmodel").is_file()
+        told = "is an exported model; give a checkpoint" if exported else "no such file"
+        raise EngineError(f"{path}: {told}")
     task = task_of_file(cfg, path, needs_network=True)
+    if cfg.verify:
+        task.dataset("val")  # says now, before anything is written, what is wrong with the data
     net, quanter = load_network(task, path)
     if quanter is None:
         quanter = _quantize(cfg, task, net)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data import ImageDataset
+from models import find_pretrained, model_info
 
 from . import distributed
 from .checkpoint import CheckpointFolder, Latest, Progress, load_latest
@@ -74,7 +75,11 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
 
 def _check_given_weights(cfg: TrainConfig, root: Path) -> None:
     """A new run moves the former one aside, so its weights must be there, and be elsewhere."""
-    if cfg.pretrained_model is None or cfg.trains_from_scratch:
+    if cfg.trains_from_scratch:
+        return
+    if cfg.pretrained_model is None:
+        if distributed.is_main():
+            find_pretrained(model_info(cfg.model))  # downloads them, or says where to put them
         return
     path = Path(cfg.pretrained_model)
     if not path.is_file():

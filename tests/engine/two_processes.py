@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib  # noqa: F401  (before paddle: Paddle 2.6 brings a zlib of its own)
 from pathlib import Path
 
 import numpy as np
