@@ -20,6 +20,7 @@ from .loading import load_network
 from .runtime import select_device
 from .summary import format_bytes
 from .task import Task, task_of_file, warn_of_default_quantization
+from .weights import weights_file
 
 
 def run_evaluation(cfg: EvalConfig) -> int:
@@ -35,8 +36,10 @@ def run_evaluation(cfg: EvalConfig) -> int:
     if cfg.output is not None:
         make_writable_folder(Path(cfg.output).absolute().parent, "--output")
     is_checkpoint = prefix is None and not is_onnx
-    if prefix is None and not path.is_file():
+    if is_onnx and not path.is_file():
         raise EngineError(f"{path}: no such file")
+    if is_checkpoint:
+        weights_file(path)
     backend = choose_backend(cfg, is_exported=prefix is not None, is_onnx=is_onnx)
     # The engines of exported files run on the CPU.
     select_device(cfg.use_gpu and is_checkpoint)

@@ -21,6 +21,7 @@ from .inference import first_batches
 from .loading import load_network
 from .runtime import seed_everything, select_device
 from .task import RUN_FILE, Task, task_of_file, warn_of_default_quantization, write_run
+from .weights import weights_file
 
 EXIT_OK = 0
 EXIT_NOT_THE_NETWORK = 1
@@ -43,10 +44,9 @@ def run_export(cfg: ExportConfig) -> int:
     select_device(cfg.use_gpu)
     seed_everything(cfg.seed)
     path = Path(cfg.checkpoint)
-    if not path.is_file():
-        exported = Path(f"{path}.pdmodel").is_file()
-        told = "is an exported model; give a checkpoint" if exported else "no such file"
-        raise EngineError(f"{path}: {told}")
+    if Path(f"{path}.pdmodel").is_file():
+        raise EngineError(f"{path} is an exported model; allowed is a checkpoint")
+    weights_file(path)
     task = task_of_file(cfg, path, needs_network=True)
     if cfg.verify:
         task.dataset("val")  # says now, before anything is written, what is wrong with the data

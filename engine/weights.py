@@ -46,7 +46,7 @@ def load_weights(path: str | Path) -> dict[str, np.ndarray]:
         EngineError: if there is no such file, it is cut or of another kind, or it holds anything
             but named tensors.
     """
-    file = _existing(Path(path))
+    file = weights_file(Path(path))
     if file.suffix == ".safetensors":
         return _load_safetensors(file)
     weights = {}
@@ -60,7 +60,12 @@ def load_weights(path: str | Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _existing(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The file that `path` means; its ending ``.pdparams`` may be left out.
+
+    Raises:
+        EngineError: there is none, or it is of another kind.
+    """
     if path.is_dir():
         raise EngineError(f"{path}: a folder; allowed is a file ({', '.join(SUFFIXES)})")
     if path.is_file():
