@@ -89,8 +89,7 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
         OSError: the files cannot be written; none is left half-written.
     """
     prefix = check_prefix(prefix)
-    expected = sum(1 for _ in quantized_layers(net))
-    if not expected:
+    if not any(True for _ in quantized_layers(net)):
         raise ExportError("the network holds no quantized layer: call quantize(net) first")
     traced = trace(net, input_spec)
     weights = lower(traced)

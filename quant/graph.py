@@ -15,7 +15,7 @@ from paddle.base.proto import framework_pb2 as pb
 from . import compat
 
 _INT, _FLOAT, _STRING, _INTS, _BOOL = 0, 1, 2, 3, 6
-_DTYPES: dict[str, int] = {
+DTYPES: dict[str, int] = {
     "bool": 0,
     "int16": 1,
     "int32": 2,
@@ -26,7 +26,7 @@ _DTYPES: dict[str, int] = {
     "uint8": 20,
     "int8": 21,
 }
-_DENSE_TENSOR = 7
+DENSE_TENSOR = 7
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 
 
@@ -152,7 +152,7 @@ class Graph:
     def shape(self, name: str) -> list[int] | None:
         """Shape as traced, -1 where it is not fixed; None where it is not known."""
         var = self.var(name)
-        if var is None or var.type.type != _DENSE_TENSOR:
+        if var is None or var.type.type != DENSE_TENSOR:
             return None
         return list(compat.tensor_type(var.type).tensor.dims)
 
@@ -214,9 +214,9 @@ class Graph:
         var = self.program.blocks[block].vars.add()
         var.name = name
         var.persistable = persistable
-        var.type.type = _DENSE_TENSOR
+        var.type.type = DENSE_TENSOR
         tensor = compat.tensor_type(var.type).tensor
-        tensor.data_type = _DTYPES[dtype]
+        tensor.data_type = DTYPES[dtype]
         tensor.dims.extend(shape)
 
     def insert(self, block: list[Op], before: Op, op: Op) -> None:

@@ -30,8 +30,7 @@ def channels_first(graph: Graph) -> None:
         slots = _SLOTS.get(op.type)
         if slots is None or op.attr(slots[2]) != "NHWC":
             continue
-        _source, target = op.input(slots[0]), op.output(slots[1])
-        if len(graph.shape(target) or []) != 4:
+        if len(graph.shape(op.output(slots[1])) or []) != 4:
             continue
         _wrap(graph, op, *slots)
         rewritten = True
@@ -48,8 +47,6 @@ def _wrap(graph: Graph, op: Op, in_slot: str, out_slot: str, layout: str) -> Non
     op.set_input(in_slot, [first_in])
     op.set_output(out_slot, [first_out])
     op.set_attr(layout, "NCHW")
-    if op.type != "batch_norm":
-        op.set_attr("data_format", "NCHW")
     graph.insert_after(block, op, _transpose(first_out, target, _TO_LAST))
 
 
@@ -85,7 +82,7 @@ def _move_down(graph: Graph, transpose: Op) -> bool:
             graph.remove(reader)
             moved = True
         elif reader.type in _POINTWISE and reader.inputs("X") == [name]:
-            _swap(graph, reader, {"X": source})
+            _swap(graph, reader, {"X": [source]})
             moved = True
         elif reader.type in ("elementwise_add", "elementwise_mul", "concat"):
             moved = _through_join(graph, reader) or moved
@@ -113,16 +110,16 @@ def _through_join(graph: Graph, op: Op) -> bool:
         shapes = [graph.shape(name) for name in names]
         if shapes[0] != shapes[1]:
             return False
-        _swap(graph, op, {"X": sources[0], "Y": sources[1]})
+        _swap(graph, op, {"X": sources[:1], "Y": sources[1:]})
     return True
 
 
-def _swap(graph: Graph, op: Op, inputs: dict[str, object]) -> None:
+def _swap(graph: Graph, op: Op, inputs: dict[str, list[str]]) -> None:
     """Lets `op` read channels-first inputs, and a transpose follow it."""
     slot_out = "Y" if op.type in ("quantize_linear", "dequantize_linear") else "Out"
     target = op.output(slot_out)
     first = graph.add_permuted(f"{target}.nchw", target, _TO_FIRST)
     for slot, names in inputs.items():
-        op.set_input(slot, [names] if isinstance(names, str) else list(names))  # type: ignore[call-overload]
+        op.set_input(slot, names)
     op.set_output(slot_out, [first])
     graph.insert_after(graph.block_of(op), op, _transpose(first, target, _TO_LAST))

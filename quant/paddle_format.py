@@ -15,10 +15,10 @@ import numpy as np
 from paddle.base.proto import framework_pb2 as pb
 
 from .errors import ExportError
-from .graph import _DENSE_TENSOR, _DTYPES, Graph, new_op
+from .graph import DENSE_TENSOR, DTYPES, Graph, new_op
 
 _FEED_MINIBATCH, _FETCH_LIST = 9, 10
-_NUMPY = {number: np.dtype(name) for name, number in _DTYPES.items()}
+_NUMPY = {number: np.dtype(name) for name, number in DTYPES.items()}
 
 
 def save(graph: Graph, prefix: str) -> None:
@@ -77,7 +77,7 @@ def read_constants(prefix: str) -> dict[str, np.ndarray]:
 
 
 def _is_stored(var: Any) -> bool:
-    return var.persistable and var.type.type == _DENSE_TENSOR
+    return var.persistable and var.type.type == DENSE_TENSOR
 
 
 def _with_feed_and_fetch(graph: Graph) -> Any:
@@ -113,7 +113,7 @@ def _with_feed_and_fetch(graph: Graph) -> Any:
 
 def _stream(value: np.ndarray) -> bytes:
     desc = pb.VarType.TensorDesc()
-    desc.data_type = _DTYPES[str(value.dtype)]
+    desc.data_type = DTYPES[str(value.dtype)]
     desc.dims.extend(value.shape)
     header = desc.SerializeToString()
     head = struct.pack("<IQIi", 0, 0, 0, len(header))

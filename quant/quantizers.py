@@ -35,7 +35,7 @@ class ObservedQuantizer(nn.Layer):
         self.observing = True
         self.fake_quant_enabled = True
         self.calibrating = False
-        self._ready = False
+        self._warned = False
         self.register_buffer("scale", paddle.zeros([1], dtype="float32"))
 
     @property
@@ -53,6 +53,7 @@ class ObservedQuantizer(nn.Layer):
 
     def reset(self) -> None:
         """Forgets all statistics."""
+        self._warned = False
         for buffer in self.buffers():
             buffer.set_value(paddle.zeros_like(buffer))
 
@@ -63,13 +64,13 @@ class ObservedQuantizer(nn.Layer):
             self.observe(x)
         if not self.fake_quant_enabled:
             return x
-        if not self._ready:
+        if not self._warned:
             self._warn_if_empty()
         scale = self._scale_for(observed)
         return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.bits)
 
     def _warn_if_empty(self) -> None:
-        self._ready = True
+        self._warned = True  # or found to need no warning
         if not self.has_scale():
             warnings.warn(
                 "a quantizer runs before it saw any data, so its scale is 0 and its output all "
