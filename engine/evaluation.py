@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+
+from quant.modes import evaluating
 
 from . import distributed
 from .loss import classification_loss
@@ -63,20 +64,8 @@ def evaluate(forward: Forward, batches: Iterable[list[Tensor]], with_loss: bool)
 
 def evaluate_network(net: nn.Layer, batches: Iterable[list[Tensor]]) -> Evaluation:
     """Evaluate a network in evaluation mode; each layer keeps the mode that it had before."""
-    with evaluation_mode(net):
+    with evaluating(net):
         return evaluate(net, batches, with_loss=True)
-
-
-@contextmanager
-def evaluation_mode(net: nn.Layer) -> Iterator[None]:
-    """Put a network into evaluation mode for a while."""
-    before = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
-    net.eval()
-    try:
-        yield
-    finally:
-        for layer, training in before:
-            layer.training = training
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:

@@ -47,7 +47,7 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     settings = _fixed_settings(cfg, task, train_data)
     if latest is not None:
         _compare(latest, settings)
-    if latest is None:
+    else:
         _check_given_weights(cfg, root)
     progress = Progress(fixed=settings) if latest is None else latest.progress
     # All have read before one of them moves files about, and that is over before any goes on.

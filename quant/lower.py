@@ -75,11 +75,19 @@ def _lower_op(
         op.set_attr("trans_y", True)
     _place_bias(graph, op, tail, bias.astype(np.float32), product, _name(layer))
     key = codes.tobytes() + scale.tobytes() + bytes([axis])
-    if key not in stored or graph.block_of(op) is not graph.blocks[0]:
-        stored[key] = _place_weight(graph, op, _name(layer), codes, scale, axis)
-    weight, value = stored[key]
+    if key in stored and _in_main_block(graph, op):
+        weight, value = stored[key]
+    else:
+        weight, value = _place_weight(graph, op, _name(layer), codes, scale, axis)
+        if _in_main_block(graph, op):
+            stored[key] = weight, value
     op.rename_input(mark, value)
     return weight
+
+
+def _in_main_block(graph: Graph, op: Op) -> bool:
+    """What a branch computes is not there outside it, so only the main block's is shared."""
+    return graph.block_of(op) is graph.blocks[0]
 
 
 def _name(layer: Any) -> str:
@@ -179,11 +187,12 @@ def _quantize_input(
     x, ops = assign.input("X"), []
     r = max_code(quantizer.bits)
     key = (x, float(scale[0]), r)
-    if key in quantized and graph.block_of(assign) is graph.blocks[0]:
-        graph.redirect(mark, quantized[key])
-        graph.remove(assign)
-        return
-    quantized[key] = mark
+    if _in_main_block(graph, assign):
+        if key in quantized:
+            graph.redirect(mark, quantized[key])
+            graph.remove(assign)
+            return
+        quantized[key] = mark
     if _needs_clip(graph, x, float(scale[0]), r):
         clipped = graph.add_like(f"{mark}.clipped", x)
         ops.append(

@@ -81,8 +81,12 @@ def _handed_well(graph: Graph, name: str) -> bool:
         return False
     if producer.type == "pool2d" and producer.attr("pooling_type") != "max":
         return False
-    slot = "Input" if producer.inputs("Input") else "X"
-    return _handed_well(graph, producer.input(slot))
+    return _handed_well(graph, _source(producer))
+
+
+def _source(op: Op) -> str:
+    """The tensor that an operator of `_HANDED_ON` passes on."""
+    return op.input("Input" if op.inputs("Input") else "X")
 
 
 def _copy_for_quantizer(graph: Graph, quantize: Op) -> None:
@@ -121,8 +125,7 @@ def _relus_above(graph: Graph, name: str) -> list[Op]:
         return [relu for source in producer.inputs("X") for relu in _relus_above(graph, source)]
     if producer.type not in _HANDED_ON:
         return []
-    slot = "Input" if producer.inputs("Input") else "X"
-    return _relus_above(graph, producer.input(slot))
+    return _relus_above(graph, _source(producer))
 
 
 def _use_relu6(

@@ -193,15 +193,7 @@ class ActivationQuantizer(nn.Layer):
         """True once there is a scale for evaluation and export."""
         if isinstance(self.quantizer, ObservedQuantizer):
             return self.quantizer.has_scale()
-        return self._own_scale() is not None
-
-    def _own_scale(self) -> np.ndarray | None:
-        scale = getattr(self.quantizer, "scale", None)
-        scale = scale() if callable(scale) else scale
-        if scale is None:
-            return None
-        values = scale.numpy() if hasattr(scale, "numpy") else scale
-        return np.asarray(values, dtype=np.float32).reshape([-1])
+        return _own_scale(self.quantizer) is not None
 
     def scale_numpy(self) -> np.ndarray:
         """The scale that evaluation and export use, float32 of shape [1].
@@ -212,7 +204,7 @@ class ActivationQuantizer(nn.Layer):
             upper = self._upper_bound()
             scale = self.quantizer.scale_numpy()
             return scale if upper is None else np.minimum(scale, upper.numpy())
-        own = self._own_scale()
+        own = _own_scale(self.quantizer)
         if own is None or own.size != 1:
             kind = type(self.quantizer).__name__
             raise QuantError(f"{kind} gives no `scale` (one number), which the export needs")
@@ -317,12 +309,10 @@ class WeightQuantizer(nn.Layer):
         """Codes of an already quantized weight whose grid is only known by its values."""
         r = float(2 ** (self.bits - 1) - 1)
         axes = tuple(i for i in range(values.ndim) if i != self.channel_axis)
-        own = getattr(self.quantizer, "scale", None)
-        own = own() if callable(own) else own
-        if own is None:
+        given = _own_scale(self.quantizer)
+        if given is None:
             candidates = [np.abs(values).max(axis=axes, keepdims=True), np.abs(values).max()]
         else:
-            given = np.asarray(own.numpy() if hasattr(own, "numpy") else own, dtype=np.float32)
             candidates = [given.reshape(shape) if given.size > 1 else given.reshape([])]
         for candidate in candidates:
             scale = np.broadcast_to(np.asarray(candidate, np.float32), shape)
@@ -333,6 +323,16 @@ class WeightQuantizer(nn.Layer):
             f"the output of weight_quantize={type(self.quantizer).__name__} is on no "
             f"{self.bits}-bit grid of 2^{self.bits} - 1 steps; give the class an attribute `scale`"
         )
+
+
+def _own_scale(quantizer: nn.Layer) -> np.ndarray | None:
+    """What a quantizer of the user's own says of its scale (attribute or method), as a vector."""
+    scale = getattr(quantizer, "scale", None)
+    scale = scale() if callable(scale) else scale
+    if scale is None:
+        return None
+    values = scale.numpy() if hasattr(scale, "numpy") else scale
+    return np.asarray(values, dtype=np.float32).reshape([-1])
 
 
 def make(factory: Any, default: Any) -> Any:

@@ -270,3 +270,32 @@ def test_halves_between_two_codes_go_to_the_even_one(before, scale, tmp_path):
     if scale == 127.0:
         np.testing.assert_array_equal(expected, np.rint(x))
     assert_equal(expected, Predictor(str(tmp_path / "net"))(x)[0])
+
+
+class ReadInABranchAndOutside(nn.Layer):
+    """Two layers with equal scales and weights read x, the first of them in a branch only."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Conv2D(3, 4, 3, bias_attr=False)
+        self.outside = nn.Conv2D(3, 4, 3, bias_attr=False)
+        self.outside.weight.set_value(self.inside.weight.numpy())
+
+    def forward(self, x):
+        if x.mean() > 100.0:
+            y = self.inside(x)
+        else:
+            y = self.inside(x) * 2
+        return y + self.outside(x)
+
+
+def test_what_a_branch_quantizes_is_not_read_outside_it(tmp_path):
+    x = random(8, 3, 9, 9)
+    quanter = QAT()
+    net = quanter.quantize(ReadInABranchAndOutside())
+    quanter.calibrate(net, [x])
+    net.eval()
+    spec = [paddle.static.InputSpec([None, 3, 9, 9], "float32")]
+    quanter.save_quantized_model(net, str(tmp_path / "net"), spec)
+    expected = net(paddle.to_tensor(x)).numpy()
+    assert_equal(expected, Predictor(str(tmp_path / "net"))(x)[0])
