@@ -4,9 +4,13 @@
 ``epoch_N.pdparams``    parameters and buffers after QAT epoch N (from 0); ``.pdopt``: the optimizer
 ``best_model.*``        the same of the epoch with the highest Top1
 ``fp32_model.pdparams`` the float network that QAT starts from
-``latest.pdparams``     parameters and buffers, and under names that start with ``train_state/`` all
-                        else that a run needs to go on; one file, so that it is whole or not there
+``latest.pdparams``     parameters and buffers as training goes on with them, and under names that
+                        start with ``train_state/`` all else that it needs; one file, so that it is
+                        whole or not there
 ======================  ==========================================================================
+
+With ``--ema_decay`` all but ``latest`` hold the averaged weights, which are those that were
+evaluated; ``latest`` holds both.
 """
 
 from __future__ import annotations
@@ -14,23 +18,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
 
 from .errors import EngineError
 from .files import copy_file, remove_files, write_atomically
-from .weights import load_into, load_weights
+from .matching import load_into
+from .weights import load_weights
 
 STATE_PREFIX = "train_state/"
 _PROGRESS_KEY = STATE_PREFIX + "progress"
 _MOMENTUM_PREFIX = STATE_PREFIX + "momentum/"
+_AVERAGE_PREFIX = STATE_PREFIX + "average/"
 _MOMENTUM_SUFFIX = "_velocity_0"
 
 FP32, QAT = "fp32", "qat"
@@ -50,6 +57,7 @@ class Progress:
         results: figures of finished stages, as ``summary.json`` has them.
         log_bytes: length of ``metrics.jsonl`` at this point.
         fixed: settings that must not change when the run goes on.
+        precision: state of the stage's `engine.precision`.
     """
 
     stage: str = FP32
@@ -61,11 +69,13 @@ class Progress:
     results: dict[str, Any] = field(default_factory=dict)
     log_bytes: int = 0
     fixed: dict[str, Any] = field(default_factory=dict)
+    precision: dict[str, float] = field(default_factory=dict)
 
     def begin(self, stage: str) -> None:
         """Move on to the start of a stage."""
         self.stage, self.epoch, self.batch, self.steps = stage, 0, 0, 0
         self.best_top1 = self.best_epoch = None
+        self.precision = {}
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,14 @@ class Latest:
         weights: parameters and buffers by name.
         momentum: velocity of each parameter, by the parameter's name in the network.
         progress: how far the run had come.
+        average: the averaged weights and buffers by name; empty in a run without.
     """
 
     path: Path
     weights: dict[str, np.ndarray]
     momentum: dict[str, np.ndarray]
     progress: Progress
+    average: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class CheckpointFolder:
@@ -137,9 +149,23 @@ class CheckpointFolder:
         for end in _PAIR:
             copy_file(self.folder / f"epoch_{epoch}{end}", self.folder / f"best_model{end}")
 
-    def save_latest(self, net: nn.Layer, optimizer: Optimizer, progress: Progress) -> None:
-        """Write ``latest.pdparams``."""
+    def save_latest(
+        self,
+        net: nn.Layer,
+        optimizer: Optimizer,
+        progress: Progress,
+        average: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write ``latest.pdparams``.
+
+        Args:
+            net: the network that is trained.
+            optimizer: its optimizer.
+            progress: how far the run has come.
+            average: the averaged weights and buffers by name, where there are any.
+        """
         state = {**net.state_dict(), **_momentum_state(net, optimizer)}
+        state.update({_AVERAGE_PREFIX + name: value for name, value in (average or {}).items()})
         text = json.dumps(dataclasses.asdict(progress)).encode()
         state[_PROGRESS_KEY] = paddle.to_tensor(np.frombuffer(text, dtype=np.uint8))
         save_object(state, self.latest_path)
@@ -189,12 +215,15 @@ def load_latest(path: Path) -> Latest:
         progress = Progress(**json.loads(text.astype(np.uint8).tobytes()))
     except (ValueError, TypeError) as error:
         raise EngineError(f"--resume: {path}: its record of progress is not readable") from error
-    momentum = {
-        name[len(_MOMENTUM_PREFIX) :]: state.pop(name)
-        for name in list(state)
-        if name.startswith(_MOMENTUM_PREFIX)
-    }
-    return Latest(path, state, momentum, progress)
+    momentum = _take(state, _MOMENTUM_PREFIX)
+    average = _take(state, _AVERAGE_PREFIX)
+    return Latest(path, state, momentum, progress, average)
+
+
+def _take(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Remove what has such a name, and return it under the rest of the name."""
+    names = [name for name in state if name.startswith(prefix)]
+    return {name[len(prefix) :]: state.pop(name) for name in names}
 
 
 def _momentum_state(net: nn.Layer, optimizer: Optimizer) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from data import DATASETS, INTERPOLATIONS
 from models import model_info
-from quant.config import ACTIVATION_TYPES, WEIGHT_TYPES
+from quant.config import ACTIVATION_TYPES, PACT_INITS, WEIGHT_TYPES
 
 from .errors import EngineError
 from .flags import check, flag, parse_flags
 
 LR_STRATEGIES = ("piecewise_decay", "cosine_decay")
-ENGINES = ("auto", "paddle", "onednn", "onnxruntime")
+AMP_DTYPES = ("auto", "float16", "bfloat16")
+ENGINES = ("auto", "native", "paddle", "onednn", "onnxruntime")
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -38,6 +39,7 @@ EVAL_EXAMPLES = """\
 examples:
   python eval.py output_models/best_model.pdparams
   python eval.py output_models/inference_model/qat_model --engine onednn --output result.json
+  python eval.py output_models/best_model.pdparams --details details
   python eval.py weights.pdparams --model=resnet50 --data_dir /data/ILSVRC2012
 """
 
@@ -147,9 +149,14 @@ class TrainConfig(CommonConfig):
     model: str = flag("mobilenet_v3", "name of the network", _MODEL)
     pretrained_model: str | None = flag(
         None,
-        "weight file to start from, or none",
+        "weights to start from (.pdparams, .safetensors, .tar or a folder of Paddle 1.x), or none",
         _MODEL,
         unset="the published weights of the model, or none if --fp32_epochs is given",
+    )
+    allow_partial: bool = flag(
+        False,
+        "start from what matches in the weights, list the rest and leave it as initialized",
+        _MODEL,
     )
 
     data: str = flag("imagenet", "data set", _DATA, choices=DATASETS)
@@ -173,9 +180,31 @@ class TrainConfig(CommonConfig):
     step_epochs: list[int] = flag(
         [10, 20, 30], "epochs at which piecewise_decay multiplies by 0.1", _SCHEDULE, low=1
     )
+    warmup_epochs: float = flag(
+        0.0,
+        "epochs over which the learning rate of a stage rises in a line, step by step, to its full "
+        "value",
+        _SCHEDULE,
+        low=0,
+    )
+    accumulate_steps: int = flag(
+        1,
+        "batches whose gradients are averaged for one training step; --max_steps, --log_period and "
+        "the schedule count steps",
+        _SCHEDULE,
+        low=1,
+    )
     l2_decay: float = flag(3e-5, "weight of the L2 penalty", _SCHEDULE, low=0)
     momentum_rate: float = flag(0.9, "momentum of SGD", _SCHEDULE, low=0, below=1)
     ls_epsilon: float = flag(0.0, "label smoothing", _SCHEDULE, low=0, below=1)
+    ema_decay: float = flag(
+        0.0,
+        "decay of the moving average of the weights, which is what is then evaluated and exported; "
+        "0 for none",
+        _SCHEDULE,
+        low=0,
+        below=1,
+    )
     fp32_epochs: int = flag(
         0, "epochs that train the float network on the same data first", _SCHEDULE, low=0
     )
@@ -192,6 +221,26 @@ class TrainConfig(CommonConfig):
     seed: int = flag(0, "seed of weights, order and augmentation", _SCHEDULE, low=0, high=2**31 - 1)
 
     use_pact: bool = flag(False, "learn the clipping range of activations (PACT)", _QUANT)
+    pact_init: str = flag(
+        "reference",
+        "where PACT's alpha starts: at 100, or where the calibration batches say",
+        _QUANT,
+        choices=PACT_INITS,
+    )
+    pact_lr_factor: float | None = flag(
+        None,
+        "factor on the learning rate for alpha",
+        _QUANT,
+        unset="1000 for --pact_init=reference, 1 for calibrated",
+        above=0,
+    )
+    pact_l2_decay: float | None = flag(
+        None,
+        "weight of the L2 penalty on alpha",
+        _QUANT,
+        unset="--l2_decay for --pact_init=reference, 1e-4 for calibrated",
+        low=0,
+    )
     calibration_batches: int = flag(
         4, "batches that set the activation scales before the first step; 0 for none", _QUANT, low=0
     )
@@ -201,6 +250,26 @@ class TrainConfig(CommonConfig):
         _QUANT,
         unset="never",
         low=0,
+    )
+    reestimate_bn_batches: int = flag(
+        0,
+        "training batches over which the BatchNorm statistics of the best network are measured "
+        "anew; kept if Top1 is not lower; 0 for none",
+        _QUANT,
+        low=0,
+    )
+    distill: bool = flag(
+        False, "quantized training also learns the outputs of the float network", _QUANT
+    )
+    distill_weight: float = flag(
+        0.5,
+        "share of the float network's outputs in the loss; the labels have the rest",
+        _QUANT,
+        low=0,
+        high=1,
+    )
+    distill_temperature: float = flag(
+        1.0, "both networks' outputs are divided by it for that part of the loss", _QUANT, above=0
     )
     weight_quantize_type: str = flag(
         "channel_wise_abs_max", "how weight scales are found", _QUANT, choices=WEIGHT_TYPES
@@ -231,6 +300,9 @@ class TrainConfig(CommonConfig):
     keep_checkpoints: int | None = flag(
         None, "how many of the newest epoch_N checkpoints stay", _OUTPUT, unset="all", low=1
     )
+    save_steps: int = flag(
+        1000, "steps within an epoch between two saves of what --resume needs", _OUTPUT, low=1
+    )
     resume: str | None = flag(
         None,
         "continue a run: auto takes the latest checkpoint in --model_save_dir, a path that one",
@@ -241,6 +313,15 @@ class TrainConfig(CommonConfig):
         256, "images on which the exported file is held against the network", _OUTPUT, low=1
     )
 
+    amp: bool = flag(
+        False, "mixed precision: convolutions and matrix products of training in 16 bits", _MACHINE
+    )
+    amp_dtype: str = flag(
+        "auto",
+        "the 16 bits of --amp; auto takes float16 on a GPU and bfloat16 on the CPU",
+        _MACHINE,
+        choices=AMP_DTYPES,
+    )
     ce_test: bool = flag(
         False, "repeatable run for tests: fixed seed, no shuffle, no workers", _MACHINE
     )
@@ -254,8 +335,34 @@ class TrainConfig(CommonConfig):
                 f"--freeze_epoch is {self.freeze_epoch}; epochs count from 0 and --num_epochs is "
                 f"{self.num_epochs}, so allowed is 0 to {self.num_epochs - 1}"
             )
+        for name, epochs in (("num_epochs", self.num_epochs), ("fp32_epochs", self.fp32_epochs)):
+            if 0 < epochs <= self.warmup_epochs:
+                raise EngineError(
+                    f"--warmup_epochs is {self.warmup_epochs}; allowed is less than --{name}, "
+                    f"which is {epochs}"
+                )
+        if self.distill and self.trains_from_scratch and self.fp32_epochs == 0:
+            raise EngineError(
+                "--distill learns from the float network, and there is none; "
+                "give --pretrained_model or --fp32_epochs"
+            )
         if any(a >= b for a, b in zip(self.step_epochs, self.step_epochs[1:])):
             raise EngineError(f"--step_epochs is {self.step_epochs}; allowed are rising epochs")
+        self._check_pact()
+
+    def _check_pact(self) -> None:
+        given = {
+            "pact_init": None if self.pact_init == "reference" else self.pact_init,
+            "pact_lr_factor": self.pact_lr_factor,
+            "pact_l2_decay": self.pact_l2_decay,
+        }
+        for name, value in given.items():
+            if value is not None and not self.use_pact:
+                raise EngineError(f"--{name} is {value}, which needs --use_pact=True")
+        if self.pact_init == "calibrated" and self.calibration_batches == 0:
+            raise EngineError(
+                "--pact_init is calibrated, which needs --calibration_batches of 1 or more"
+            )
 
     @property
     def trains_from_scratch(self) -> bool:
@@ -274,8 +381,8 @@ class EvalConfig(CommonConfig):
 
     path: str = flag(
         "",
-        "float or QAT checkpoint (.pdparams, .safetensors), exported model (its path without "
-        ".pdmodel) or .onnx file",
+        "float or QAT checkpoint (.pdparams, .safetensors, .tar or a folder of Paddle 1.x), "
+        "exported model (its path without .pdmodel) or .onnx file",
         _MODEL,
         positional=True,
     )
@@ -288,9 +395,18 @@ class EvalConfig(CommonConfig):
     batch_size: int = flag(64, "images per step", _DATA, low=1)
     max_images: int | None = flag(None, "look at that many images only", _DATA, unset="all", low=1)
     output: str | None = flag(None, "JSON file for the figures", _OUTPUT)
+    details: str | None = flag(
+        None,
+        "folder for the confusion matrix (CSV and PNG), the figures of each class, the confused "
+        "pairs and the single predictions; also adds them to --output",
+        _OUTPUT,
+        unset="none of that",
+    )
     engine: str = flag(
         "auto",
-        "what runs an exported model; auto takes onnxruntime for .onnx and paddle otherwise",
+        "what runs it: native (a checkpoint's network, by Paddle), paddle (plain CPU kernels of "
+        "Paddle Inference), onednn (its int8 kernels), onnxruntime; auto takes native for a "
+        "checkpoint, paddle for an exported model, onnxruntime for .onnx",
         _MACHINE,
         choices=ENGINES,
     )
@@ -316,7 +432,10 @@ class ExportConfig(CommonConfig):
     """
 
     checkpoint: str = flag(
-        "", "float or QAT checkpoint (.pdparams, .safetensors)", _MODEL, positional=True
+        "",
+        "float or QAT checkpoint (.pdparams, .safetensors, .tar or a folder of Paddle 1.x)",
+        _MODEL,
+        positional=True,
     )
     model: str | None = flag(
         None, "name of the network", _MODEL, unset="as in run.json beside the file"
@@ -331,6 +450,13 @@ class ExportConfig(CommonConfig):
         16, "batches that set the activation scales of a float checkpoint", _QUANT, low=1
     )
     use_pact: bool | None = flag(None, "quantize with PACT", _QUANT, unset="as trained")
+    pact_init: str | None = flag(
+        None,
+        "calibrated clips a float checkpoint's activations where calibration says",
+        _QUANT,
+        unset="as trained",
+        choices=PACT_INITS,
+    )
     weight_quantize_type: str | None = flag(
         None, "how weight scales are found", _QUANT, unset="as trained", choices=WEIGHT_TYPES
     )
@@ -409,6 +535,9 @@ def load_config(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
 def quant_config(cfg: TrainConfig | ExportConfig) -> dict[str, Any]:
     """Return the quantization dictionary that `quant.QAT` takes; what is not given is left out."""
     keys = (
+        "pact_init",
+        "pact_lr_factor",
+        "pact_l2_decay",
         "weight_quantize_type",
         "activation_quantize_type",
         "weight_bits",
@@ -417,7 +546,8 @@ def quant_config(cfg: TrainConfig | ExportConfig) -> dict[str, Any]:
         "moving_rate",
         "skip_quant",
     )
-    config = {key: getattr(cfg, key) for key in keys if getattr(cfg, key) is not None}
+    given = {key: getattr(cfg, key, None) for key in keys}  # not every flag is one of export.py
+    config = {key: value for key, value in given.items() if value is not None}
     if cfg.use_pact is not None:
         config["activation_preprocess_type"] = "PACT" if cfg.use_pact else None
     return config

@@ -6,6 +6,7 @@ Works unchanged with one process, where every function is the identity. The proc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
 
 # Source folders of Paddle whose names stand in the message of a failed collective or store.
 COLLECTIVE_LAYERS = ("gloo", "tcp_store", "tcp_utils", "ProcessGroupNCCL")
+
+# Paddle turns each kind of its errors into another one of Python's.
+STORE_ERRORS = (RuntimeError, ValueError, OSError)
+
+# Where a process that fails leaves its error, in the key-value store that all share.
+FAILED_KEY, REASON_KEY = "engine/failed", "engine/reason"
 
 _barriers_passed = 0
 
@@ -69,23 +76,45 @@ def sum_over_ranks(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def lost_peers_named() -> Iterator[None]:
-    """Turn the error of a collective whose partner has ended into one line.
+    """Let every process know why one of them ends.
 
-    The launcher ends the whole job as soon as one process fails. The others fail too if their
-    next collective comes first, and what they have to say hides the reason.
+    The launcher ends the whole job as soon as one process fails, and shows the log of the first
+    one only. So an error is left where the others find it; and where a collective fails because
+    its partner has ended, that reason takes the place of what the network layer has to say.
 
     Raises:
         EngineError: another process has ended.
     """
     try:
         yield
-    except RuntimeError as error:
-        if world_size() > 1 and any(name in str(error) for name in COLLECTIVE_LAYERS):
-            raise EngineError(
-                f"process {rank()} lost another process of the job, which has ended; the reason "
-                "stands in the log of that one (log/workerlog.N)"
-            ) from error
+    except Exception as error:
+        if world_size() == 1 or not dist.is_initialized():
+            raise
+        if isinstance(error, RuntimeError) and any(
+            name in str(error) for name in COLLECTIVE_LAYERS
+        ):
+            raise EngineError(_reason_of_the_others()) from error
+        _tell_the_others(error)
         raise
+
+
+def _tell_the_others(error: Exception) -> None:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    with contextlib.suppress(*STORE_ERRORS):  # the process that keeps the store has ended already
+        store = create_or_get_global_tcp_store()
+        store.set(REASON_KEY, f"process {rank()} failed: {reason}")
+        store.add(FAILED_KEY, 1)
+
+
+def _reason_of_the_others() -> str:
+    with contextlib.suppress(*STORE_ERRORS):
+        store = create_or_get_global_tcp_store()
+        if store.add(FAILED_KEY, 0) > 0:
+            return str(store.get(REASON_KEY).decode())
+    return (
+        f"process {rank()} lost another process of the job, which has ended; the reason "
+        "stands in the log of that one (log/workerlog.N)"
+    )
 
 
 def require_one_process(script: str) -> None:
@@ -106,7 +135,10 @@ def barrier() -> None:
 
     A collective of gloo gives up after 30 s, and nothing can change that; checking an exported file
     on one process takes longer. The key-value store that the processes share has no such limit.
-    Should one of them end instead of coming, the launcher ends the others.
+    Should one of them end instead of coming, its error ends the others, or the launcher does.
+
+    Raises:
+        EngineError: another process has failed.
     """
     global _barriers_passed
     if world_size() == 1:
@@ -117,6 +149,8 @@ def barrier() -> None:
     arrived = store.add(key, 1)
     pause = FIRST_PAUSE
     while arrived < world_size():
+        if store.add(FAILED_KEY, 0) > 0:
+            raise EngineError(_reason_of_the_others())
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
         arrived = store.add(key, 0)

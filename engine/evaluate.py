@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from paddle import Tensor
@@ -12,15 +14,35 @@ from data import ImageDataset, build_loader
 
 from . import distributed
 from .config import EvalConfig
+from .confusion import Confusion
+from .details import details_json, details_lines, write_details
 from .errors import EngineError
 from .evaluation import Forward, evaluate
 from .files import make_writable_folder, write_json
-from .inference import file_forward, first_batches, onnx_forward, stored_bytes
+from .inference import default_threads, file_forward, first_batches, stored_bytes
 from .loading import load_network
+from .onnx_file import OnnxFile
 from .runtime import select_device
 from .summary import format_bytes
-from .task import Task, task_of_file, warn_of_default_quantization
+from .task import Task, find_run, task_of_file, warn_of_default_quantization
 from .weights import weights_file
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that can be evaluated.
+
+    Attributes:
+        title: what to call it.
+        engines: what can run it, by the value of ``--engine``.
+        open: reads it; returns its task, the function from images to logits, its size in bytes.
+        hint: what to do about the other engines.
+    """
+
+    title: str
+    engines: dict[str, str]
+    open: Callable[[EvalConfig, str], tuple[Task, Forward, int]]
+    hint: str
 
 
 def run_evaluation(cfg: EvalConfig) -> int:
@@ -30,32 +52,21 @@ def run_evaluation(cfg: EvalConfig) -> int:
         DataError, EngineError, ModelError, QuantError: something is not usable as it is.
     """
     distributed.require_one_process("eval.py")
-    prefix = exported_prefix(cfg.path)
-    is_onnx = cfg.path.endswith(".onnx")
-    path = Path(cfg.path)
+    kind = kind_of(cfg.path)
+    backend = choose_engine(cfg, kind)
     if cfg.output is not None:
         make_writable_folder(Path(cfg.output).absolute().parent, "--output")
-    is_checkpoint = prefix is None and not is_onnx
-    if is_onnx and not path.is_file():
-        raise EngineError(f"{path}: no such file")
-    if is_checkpoint:
-        weights_file(path)
-    backend = choose_backend(cfg, is_exported=prefix is not None, is_onnx=is_onnx)
+    if cfg.details is not None:
+        make_writable_folder(Path(cfg.details), "--details")
     # The engines of exported files run on the CPU.
-    select_device(cfg.use_gpu and is_checkpoint)
-    task = task_of_file(cfg, path, needs_network=is_checkpoint)
+    select_device(cfg.use_gpu and kind is CHECKPOINT)
+    task, forward, size = kind.open(cfg, backend)
     dataset = task.dataset("val")
-    if is_onnx:
-        forward, size = onnx_forward(path, cfg.threads), _size_of(path)
-    elif prefix is not None:
-        forward, size = file_forward(prefix, backend, cfg.threads), stored_bytes(prefix)
-    else:
-        net, quanter = load_network(task, path)
-        if quanter is not None:
-            warn_of_default_quantization(path)
-        net.eval()
-        forward, size = net, _size_of(path)
+    path = Path(cfg.path)
     found = evaluate(_checked(forward, task, path), _batches(cfg, dataset), with_loss=False)
+    num_classes = max(task.num_classes, found.num_scores)
+    names = task.class_names or dataset.class_names
+    confusion = Confusion(found, num_classes, names if len(names or ()) == num_classes else None)
     metrics = found.metrics
     values = {
         "path": cfg.path,
@@ -72,41 +83,119 @@ def run_evaluation(cfg: EvalConfig) -> int:
         f"{metrics.num_images} images, {found.images_per_second:.1f} images/s, "
         f"{format_bytes(size)}"
     )
+    if confusion.without_choice:
+        print(
+            f"warning: {confusion.without_choice} images have scores that are not numbers (NaN); "
+            "they count as wrong",
+            file=sys.stderr,
+        )
+    if cfg.details is not None:
+        values.update(details_json(confusion))
+        print("\n".join(details_lines(confusion)))
+        for file in write_details(Path(cfg.details), confusion):
+            print(f"written: {file}")
     if cfg.output is not None:
         write_json(Path(cfg.output), values)
     return 0
 
 
+# --- what is evaluated ---------------------------------------------------------------------
+
+
+def _checkpoint(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
+    path = Path(cfg.path)
+    task = task_of_file(cfg, path, needs_network=True)
+    net, quanter = load_network(task, path)
+    if quanter is not None:
+        warn_of_default_quantization(path)
+    net.eval()
+    return task, net, _size_of(weights_file(path))
+
+
+def _exported(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
+    prefix = exported_prefix(cfg.path) or Path(cfg.path)
+    task = task_of_file(cfg, prefix, needs_network=False)
+    return task, file_forward(prefix, backend, cfg.threads), stored_bytes(prefix)
+
+
+def _onnx(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
+    path = Path(cfg.path)
+    file = OnnxFile(path, cfg.threads or default_threads())
+    stored = file.described or find_run(path)
+    # The sizes that are fixed in the file are what it takes where nothing else is said.
+    described = {**stored, "input": {**file.fixed_input, **(stored.get("input") or {})}}
+    task = task_of_file(cfg, path, needs_network=False, described=described)
+    file.check_input(task.input)
+    return task, file, _size_of(path)
+
+
+CHECKPOINT = Kind(
+    "a checkpoint",
+    # Paddle runs its network either way.
+    {"auto": "native", "native": "native", "paddle": "native"},
+    _checkpoint,
+    "export.py makes a model of it for the others",
+)
+EXPORTED = Kind(
+    "an exported Paddle model",
+    {"auto": "paddle", "paddle": "paddle", "onednn": "onednn"},
+    _exported,
+    "native runs checkpoints, onnxruntime .onnx files",
+)
+ONNX = Kind(
+    "an ONNX file",
+    {"auto": "onnxruntime", "onnxruntime": "onnxruntime"},
+    _onnx,
+    "the others run no ONNX",
+)
+
+
+def kind_of(path: str) -> Kind:
+    """Which kind of file a path names.
+
+    Raises:
+        EngineError: there is no such file.
+    """
+    prefix = exported_prefix(path)
+    if prefix is not None:
+        for ending in (".pdmodel", ".pdiparams"):
+            if not os.path.isfile(f"{prefix}{ending}"):
+                raise EngineError(f"{prefix}{ending}: no such file")
+        return EXPORTED
+    if path.endswith(".onnx"):
+        if not os.path.isfile(path):
+            raise EngineError(f"{path}: no such file")
+        return ONNX
+    weights_file(Path(path))
+    return CHECKPOINT
+
+
 def exported_prefix(path: str) -> Path | None:
     """The path without endings if it names an exported model, else None."""
-    if path.endswith(".pdmodel"):
-        return Path(path[: -len(".pdmodel")])
+    for ending in (".pdmodel", ".pdiparams"):
+        if path.endswith(ending):
+            return Path(path[: -len(ending)])
     return Path(path) if os.path.isfile(f"{path}.pdmodel") else None
 
 
-def choose_backend(cfg: EvalConfig, is_exported: bool, is_onnx: bool) -> str:
-    """What runs the file: a value of ``--engine``, or ``"eager"`` for a checkpoint's network.
+def choose_engine(cfg: EvalConfig, kind: Kind) -> str:
+    """What runs the file: a value of ``--engine`` other than ``"auto"``.
 
     Raises:
         EngineError: the engine that was asked for cannot run this kind of file.
     """
-    if is_onnx:
-        kind, allowed = "an ONNX file", {"auto": "onnxruntime", "onnxruntime": "onnxruntime"}
-    elif is_exported:
-        kind = "an exported Paddle model"
-        allowed = {"auto": "paddle", "paddle": "paddle", "onednn": "onednn"}
-    else:
-        kind, allowed = "a checkpoint", {"auto": "eager", "paddle": "eager"}
-    if cfg.engine not in allowed:
+    if cfg.engine not in kind.engines:
         raise EngineError(
-            f"--engine is {cfg.engine}, but {cfg.path} is {kind}; allowed is {', '.join(allowed)}"
+            f"--engine is {cfg.engine}, but {cfg.path} is {kind.title}; allowed is "
+            f"{', '.join(kind.engines)} ({kind.hint})"
         )
-    return allowed[cfg.engine]
+    return kind.engines[cfg.engine]
 
 
 def _size_of(path: Path) -> int:
-    """Size in bytes of a file whose ending ``.pdparams`` may have been left out."""
-    return os.path.getsize(path if path.is_file() else f"{path}.pdparams")
+    """Size in bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def _checked(forward: Forward, task: Task, path: Path) -> Forward:

@@ -14,7 +14,7 @@ from quant.modes import evaluating
 
 from . import distributed
 from .loss import classification_loss
-from .metrics import Metrics, MetricSums, first_choice
+from .metrics import Metrics, MetricSums, first_choice, rank_of_label
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -25,13 +25,20 @@ class Evaluation:
 
     Attributes:
         metrics: figures over the images of all processes.
-        choices: int64 [n], the first choice for each image that this process has seen, in order.
+        choices: int64 [n], the first choice for each image that this process has seen, in order;
+            `metrics.NO_CHOICE` where a score is NaN.
+        labels: int64 [n], the classes that these images have.
+        ranks: int64 [n], how many classes the network puts before the right one.
+        num_scores: K, the length of the output; 0 if there was no image.
         images_per_second: images over all processes by the time in the network or engine alone;
             reading is left out, which would otherwise hide the difference between engines.
     """
 
     metrics: Metrics
     choices: np.ndarray
+    labels: np.ndarray
+    ranks: np.ndarray
+    num_scores: int
     images_per_second: float
 
 
@@ -44,7 +51,9 @@ def evaluate(forward: Forward, batches: Iterable[list[Tensor]], with_loss: bool)
         with_loss: also compute the cross entropy.
     """
     sums = MetricSums()
-    choices = [np.zeros(0, dtype=np.int64)]
+    # choices, labels, ranks: a column of the rows for each batch
+    columns = [np.zeros((3, 0), dtype=np.int64)]
+    num_scores = 0
     seconds = 0.0
     with paddle.no_grad():
         for images, labels in batches:
@@ -52,14 +61,18 @@ def evaluate(forward: Forward, batches: Iterable[list[Tensor]], with_loss: bool)
             logits = forward(images)
             chosen = first_choice(logits).numpy()  # waits for the device
             seconds += time.perf_counter() - start
-            choices.append(chosen)
-            sums.add(logits, labels, classification_loss(logits, labels) if with_loss else None)
+            num_scores = int(logits.shape[1])
+            ranks = rank_of_label(logits, labels)
+            columns.append(np.stack([chosen, labels.numpy().reshape(-1), ranks.numpy()]))
+            loss = classification_loss(logits, labels) if with_loss else None
+            sums.add_ranks(ranks, num_scores, loss)
     metrics = sums.result(with_loss)
     # The processes run side by side, so the time of the job is their mean.
     mean_seconds = float(distributed.sum_over_ranks(np.array([seconds]))[0])
     mean_seconds /= distributed.world_size()
     speed = metrics.num_images / mean_seconds if mean_seconds > 0 else 0.0
-    return Evaluation(metrics, np.concatenate(choices), speed)
+    choices, classes, places = np.concatenate(columns, axis=1)
+    return Evaluation(metrics, choices, classes, places, num_scores, speed)
 
 
 def evaluate_network(net: nn.Layer, batches: Iterable[list[Tensor]]) -> Evaluation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +13,6 @@ from paddle import Tensor
 from data import ImageDataset, build_loader
 from quant import Predictor
 
-from .errors import EngineError
 from .evaluation import Forward
 
 
@@ -33,39 +31,6 @@ def file_forward(prefix: Path, engine: str, threads: int | None = None) -> Forwa
 
     def forward(images: Tensor) -> Tensor:
         return paddle.to_tensor(predictor(images.numpy())[0])
-
-    return forward
-
-
-def onnx_forward(path: Path, threads: int | None = None) -> Forward:
-    """Run an ONNX file as it is, through ONNX Runtime on the CPU.
-
-    Raises:
-        EngineError: ONNX Runtime is not installed, or cannot load the file.
-    """
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise EngineError(f"{path}: onnxruntime is not installed; pip install onnxruntime")
-    import onnxruntime  # an optional package
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its own exceptions have no common base
-        reason = str(error).strip().splitlines()[0]
-        raise EngineError(f"{path}: onnxruntime cannot load it ({reason})") from error
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise EngineError(f"{path}: has {len(inputs)} inputs; allowed is one, the images")
-
-    def forward(images: Tensor) -> Tensor:
-        try:
-            return paddle.to_tensor(session.run(None, {inputs[0].name: images.numpy()})[0])
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EngineError(f"{path}: onnxruntime cannot run it ({reason})") from error
 
     return forward
 

@@ -10,8 +10,8 @@ from paddle import nn
 from quant import QAT
 
 from .checkpoint import load_network_state
+from .matching import load_into
 from .task import Task
-from .weights import load_into
 
 # Parts of the names that quantization adds to a network's state.
 QUANTIZER_MARKS = ("._act_quant.", "._weight_quant.")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
+
+# Images [N, C, H, W], float32 logits [N, K] and labels [N, 1] of a batch to its mean loss, [].
+Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def classification_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -29,3 +34,8 @@ def classification_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) 
     own_class = paddle.take_along_axis(log_probabilities, labels.unsqueeze(-1), axis=-1)
     # (1 - eps) * log p[label] + eps / K * sum(log p): the target above without the [N, K] array.
     return -((1.0 - smoothing) * own_class.mean() + smoothing * log_probabilities.mean())
+
+
+def label_criterion(smoothing: float) -> Criterion:
+    """`classification_loss` with that smoothing, as a training step calls it."""
+    return lambda images, logits, labels: classification_loss(logits, labels, smoothing)

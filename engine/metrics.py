@@ -10,6 +10,9 @@ from paddle import Tensor
 
 from . import distributed
 
+# Stands for the first choice where the scores have no order.
+NO_CHOICE = -1
+
 
 def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
     """How many classes come before the right one when sorted by score.
@@ -35,8 +38,13 @@ def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def first_choice(logits: Tensor) -> Tensor:
-    """The class with the highest score, the lowest number of equals: int64 tensor of shape [N]."""
-    return logits.argmax(axis=1)
+    """The class with the highest score, the lowest number of equals: int64 tensor of shape [N].
+
+    A row that holds a NaN has no order, so it has no first choice: `NO_CHOICE`.
+    """
+    chosen = logits.argmax(axis=1)
+    has_nan = paddle.isnan(logits).any(axis=1)
+    return paddle.where(has_nan, paddle.full_like(chosen, NO_CHOICE), chosen)
 
 
 @dataclass
@@ -71,14 +79,24 @@ class MetricSums:
             loss: the batch's mean loss, shape [] or [1]; None where there is none.
         """
         with paddle.no_grad():
-            rank = rank_of_label(logits, labels)
-            images = float(logits.shape[0])
+            self.add_ranks(rank_of_label(logits, labels), int(logits.shape[1]), loss)
+
+    def add_ranks(self, ranks: Tensor, num_classes: int, loss: Tensor | None = None) -> None:
+        """Count one batch whose `rank_of_label` is known.
+
+        Args:
+            ranks: int64 tensor of shape [N].
+            num_classes: K, the number of scores that they were taken from.
+            loss: as in `add`.
+        """
+        with paddle.no_grad():
+            images = float(ranks.shape[0])
             mean_loss = paddle.zeros([]) if loss is None else loss.detach().reshape([])
             row = [
                 paddle.full([], images, "float64"),
-                (rank < 1).astype("float64").sum(),
+                (ranks < 1).astype("float64").sum(),
                 # With fewer than five classes every rank is below 5, unless a NaN made it K.
-                (rank < min(5, logits.shape[1])).astype("float64").sum(),
+                (ranks < min(5, num_classes)).astype("float64").sum(),
                 mean_loss.astype("float64") * images,
             ]
             self._sums.append(paddle.stack(row))

@@ -17,12 +17,29 @@ from .config import TrainConfig
 from .errors import EngineError
 from .files import copy_file, make_writable_folder
 from .logging import METRICS_FILE, RunLog
+from .precision import usable_dtype
 from .session import Session
 from .summary import SUMMARY_FILE
 from .task import RUN_FILE, Task, task_of_training, write_run
+from .weights import weights_file
 
 INFERENCE_FOLDER = "inference_model"
 CURVES_FILE = "curves.png"
+# Flags that change what a step computes, beside those that the task holds.
+FIXED_FLAGS = (
+    "batch_size",
+    "seed",
+    "ce_test",
+    "fp32_epochs",
+    "accumulate_steps",
+    "warmup_epochs",
+    "ema_decay",
+    "distill",
+    "distill_weight",
+    "distill_temperature",
+    "amp",
+    "amp_dtype",
+)
 OTHER_FILES = (RUN_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE, INFERENCE_FOLDER)
 
 
@@ -70,7 +87,9 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
         )
     elif cfg.resume is not None:
         log.line(f"nothing to resume in {root}; a new run begins")
-    return Session(cfg, task, train_data, val_data, checkpoints, log, progress), latest
+    amp_dtype = usable_dtype(cfg.amp, cfg.amp_dtype, log)
+    session = Session(cfg, task, train_data, val_data, checkpoints, log, progress, amp_dtype)
+    return session, latest
 
 
 def _check_given_weights(cfg: TrainConfig, root: Path) -> None:
@@ -81,9 +100,10 @@ def _check_given_weights(cfg: TrainConfig, root: Path) -> None:
         if distributed.is_main():
             find_pretrained(model_info(cfg.model))  # downloads them, or says where to put them
         return
-    path = Path(cfg.pretrained_model)
-    if not path.is_file():
-        raise EngineError(f"--pretrained_model: {path}: no such file")
+    try:
+        path = weights_file(Path(cfg.pretrained_model))
+    except EngineError as error:
+        raise EngineError(f"--pretrained_model: {error}") from error
     if root.resolve() in path.resolve().parents:
         raise EngineError(
             f"--pretrained_model: {path} lies in --model_save_dir, whose run a new one moves "
@@ -109,11 +129,8 @@ def _fixed_settings(cfg: TrainConfig, task: Task, train_data: ImageDataset) -> d
         "quantization": task.quantization.to_dict(),
         "data": task.data,
         "number of training images": len(train_data),
-        "batch_size": cfg.batch_size,
         "number of processes": distributed.world_size(),
-        "seed": cfg.seed,
-        "ce_test": cfg.ce_test,
-        "fp32_epochs": cfg.fp32_epochs,
+        **{name: getattr(cfg, name) for name in FIXED_FLAGS},
     }
     return json.loads(json.dumps(settings))  # tuples become lists, as in the checkpoint
 

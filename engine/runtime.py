@@ -71,8 +71,8 @@ def _why_no_gpu() -> str | None:
 def seed_everything(*parts: int) -> None:
     """Seed Paddle, NumPy and Python from a tuple of integers.
 
-    Called with (seed, stage, epoch, step, rank) before every training step, so that what a step
-    draws (dropout, for one) depends on where it stands and not on what was drawn before. A resumed
+    Called with (seed, epoch, batch, rank) before every batch of training, so that what it draws
+    (dropout, for one) depends on where it stands and not on what was drawn before. A resumed
     run therefore continues with the very same draws; a saved generator state would not do, as
     Paddle 2.6 drops the state of the CPU generator when it is pickled.
     """

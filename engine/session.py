@@ -29,6 +29,7 @@ class Session:
         checkpoints: the folder of the run.
         log: its log.
         progress: how far it has come; updated as it goes on.
+        amp_dtype: 16-bit type of mixed precision, None for float32.
     """
 
     cfg: TrainConfig
@@ -38,6 +39,7 @@ class Session:
     checkpoints: CheckpointFolder
     log: RunLog
     progress: Progress
+    amp_dtype: str | None = None
 
     @property
     def num_workers(self) -> int:
@@ -48,6 +50,11 @@ class Session:
     def eval_batch_size(self) -> int:
         """Images per batch where nothing is trained."""
         return self.cfg.eval_batch_size or self.cfg.batch_size
+
+    @property
+    def images_per_process(self) -> int:
+        """Images that each process trains on in an epoch; a few come twice if need be."""
+        return -(-len(self.train_data) // distributed.world_size())
 
     def training_batches(self, epoch: int, start_batch: int = 0) -> BatchLoader:
         """The batches of one epoch that this process trains on, from ``start_batch`` on."""
@@ -60,6 +67,15 @@ class Session:
         """
         batches = self._shuffled(self.cfg.fp32_epochs, 0, 0, 1)
         return islice(batches, self.cfg.calibration_batches)
+
+    def reestimation_batches(self) -> Iterable[list[Tensor]]:
+        """The first ``--reestimate_bn_batches`` of the epoch after the last, this process's share.
+
+        An order that training has not seen, and augmented like its images.
+        """
+        epoch = self.cfg.fp32_epochs + self.cfg.num_epochs
+        batches = self.training_batches(epoch)
+        return islice(batches, self.cfg.reestimate_bn_batches)
 
     def evaluation_batches(self) -> Iterator[list[Tensor]]:
         """The images that this process evaluates; over all processes, each image comes once."""

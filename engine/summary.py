@@ -32,6 +32,8 @@ class Summary:
         images_per_second: speed of each stage, reading left out.
         num_images: images that each figure stands for.
         best_epoch: QAT epoch of the best model, from 0.
+        reestimated_bn: with ``--reestimate_bn_batches``: the ``batches`` of each process,
+            ``top1_before`` and ``top1_after``, and whether the new statistics were ``kept``.
         verified: whether the exported file computes what the network computes.
         verification: the figures behind that.
     """
@@ -48,6 +50,7 @@ class Summary:
     images_per_second: dict[str, float] = field(default_factory=dict)
     num_images: int | None = None
     best_epoch: int | None = None
+    reestimated_bn: dict[str, Any] | None = None
     verified: bool | None = None
     verification: dict[str, Any] | None = None
 

@@ -15,7 +15,7 @@ import paddle
 from paddle import nn
 
 from data import DataError, ImageDataset, InputConfig, build_dataset
-from models import ModelInfo, build_model, model_info
+from models import ALIASES, ModelInfo, build_model, list_models, model_info
 from quant import QuantConfig
 
 from .config import EvalConfig, ExportConfig, TrainConfig, quant_config
@@ -133,19 +133,25 @@ def task_of_training(cfg: TrainConfig) -> tuple[Task, ImageDataset]:
     return task, dataset
 
 
-def task_of_file(cfg: EvalConfig | ExportConfig, path: Path, needs_network: bool) -> Task:
-    """The task of a checkpoint or an exported file: from the flags, else from `find_run`.
+def task_of_file(
+    cfg: EvalConfig | ExportConfig,
+    path: Path,
+    needs_network: bool,
+    described: dict[str, Any] | None = None,
+) -> Task:
+    """The task of a checkpoint or an exported file: from the flags, else from what is known of it.
 
     Args:
         cfg: the flags.
         path: the file.
         needs_network: whether the network has to be built. An exported file carries its own, so
             there the name of the model is only a word, and a size of 224 the last resort.
+        described: what is known of it, with the keys of ``run.json``; None asks `find_run`.
 
     Raises:
         EngineError: nothing says which model it is, or ``run.json`` cannot be used.
     """
-    stored = find_run(path)
+    stored = find_run(path) if described is None else described
     model = cfg.model or stored.get("model")
     if model is None and needs_network:
         raise EngineError(
@@ -153,7 +159,8 @@ def task_of_file(cfg: EvalConfig | ExportConfig, path: Path, needs_network: bool
             "pass --model NAME"
         )
     try:
-        return _merged_task(cfg, stored, model)
+        info = _model_info(model, needs_network)
+        return _merged_task(cfg, stored, info)
     except (DataError, TypeError, AttributeError) as error:
         raise EngineError(f"{path}, its {RUN_FILE} and the flags: {error}") from error
 
@@ -168,9 +175,15 @@ def warn_of_default_quantization(path: Path) -> None:
         )
 
 
-def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], model: str | None) -> Task:
-    info = ModelInfo(name=UNKNOWN_MODEL, build=_no_network) if model is None else model_info(model)
-    same_model = info.name == stored.get("model")
+def _model_info(model: str | None, needs_network: bool) -> ModelInfo:
+    """The row of a model; of an exported file it may be a model that none of ours is."""
+    if model is not None and (needs_network or model in (*list_models(), *ALIASES)):
+        return model_info(model)
+    return ModelInfo(name=model or UNKNOWN_MODEL, build=_no_network)
+
+
+def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], info: ModelInfo) -> Task:
+    same_model = cfg.model is None or info.name == stored.get("model")
     input_config = resolve_input(cfg, info, stored.get("input") if same_model else None)
     data = cfg.data or stored.get("data") or DEFAULT_DATA
     data_dir = cfg.data_dir
@@ -179,6 +192,8 @@ def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], model: 
     num_classes = cfg.num_classes or (stored.get("num_classes") if same_model else None)
     if num_classes is None:
         num_classes = build_dataset(data, "val", input_config, data_dir).num_classes
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise DataError(f"num_classes is {num_classes!r}, allowed: an integer of 1 or more")
     quantization = dict(stored.get("quantization") or {})
     if isinstance(cfg, ExportConfig):
         quantization.update(quant_config(cfg))
@@ -189,7 +204,7 @@ def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], model: 
         input=input_config,
         data=data,
         data_dir=data_dir,
-        class_names=tuple(names) if names else None,
+        class_names=tuple(str(name) for name in names) if names else None,
         quantization=QuantConfig.from_dict(quantization),
     )
 

@@ -12,16 +12,18 @@ from models import find_pretrained, model_info
 from quant import QAT, VerifyError, save_float_model
 
 from . import checkpoint, distributed
+from .batch_norm import reestimate
 from .checkpoint import load_network_state, save_weights
 from .config import TrainConfig
 from .evaluation import Evaluation, agreement, evaluate, evaluate_network
 from .inference import file_forward, first_batches, stored_bytes
+from .matching import LISTED, load_into
 from .plots import plot_curves
+from .printable import first
 from .resume import CURVES_FILE, INFERENCE_FOLDER, open_session
 from .runtime import seed_everything, select_device
 from .summary import Summary
 from .training import Stage, Trainer
-from .weights import load_into
 
 EXIT_OK = 0
 EXIT_NOT_THE_NETWORK = 1
@@ -76,7 +78,8 @@ class Job:
         quanter = QAT(task.quantization)
         quanter.quantize(net)
         self.qat_stage(net, quanter)
-        return self.deploy(net, quanter)
+        best = self.evaluate_best(net)
+        return self.deploy(net, quanter, best)
 
     # --- the float network -----------------------------------------------------------------
 
@@ -116,8 +119,14 @@ class Job:
             find_pretrained(info)  # one process downloads, then all find the file
         distributed.barrier()
         path = find_pretrained(info) if given is None else Path(given)
-        load(net, path)
+        state = load_network_state(path)
+        mismatches = load_into(net, state, path, allow_partial=self.cfg.allow_partial)
         self.log.line(f"weights: {path}")
+        if mismatches:
+            self.log.warn(
+                f"{path}: {len(mismatches)} tensors do not match and are left out; those of the "
+                f"network keep their initial values: {first(mismatches, LISTED)}"
+            )
 
     def export_float(self, net: nn.Layer) -> None:
         """Write the float network as an inference model, to compare the int8 one with."""
@@ -148,17 +157,63 @@ class Job:
             lr_strategy=cfg.lr_strategy,
             freeze_epoch=cfg.freeze_epoch,
             freeze=quanter.freeze,
+            teacher=self._teacher() if cfg.distill else None,
         )
         Trainer(self.session, stage).run(net, resumed)
         load(net, self.checkpoints.best_path)
 
+    def _teacher(self) -> nn.Layer:
+        """The float network that QAT started from, for good."""
+        teacher = self.session.task.build_network()
+        load(teacher, self.checkpoints.fp32_path)
+        for parameter in teacher.parameters():
+            parameter.stop_gradient = True
+        return teacher
+
+    def evaluate_best(self, net: nn.Layer) -> Evaluation:
+        """Evaluate the best network, also with BatchNorm statistics measured anew if asked to.
+
+        The new ones are kept, in ``net`` and in ``best_model.pdparams``, if Top1 is not lower.
+        """
+        before = self._evaluate(net)
+        if self.cfg.reestimate_bn_batches == 0:
+            return before
+        count = reestimate(net, self.session.reestimation_batches())
+        if count == 0:
+            self.log.line("the network has no BatchNorm whose statistics could be measured anew")
+            return before
+        after = self._evaluate(net)
+        kept = after.metrics.top1 >= before.metrics.top1
+        self.summary.reestimated_bn = {
+            "batches": count,
+            "top1_before": before.metrics.top1,
+            "top1_after": after.metrics.top1,
+            "kept": kept,
+        }
+        self.log.line(
+            f"BatchNorm statistics of {count} batches: top1 {after.metrics.top1:.4f}, before "
+            f"{before.metrics.top1:.4f}; {'kept' if kept else 'not kept'}"
+        )
+        if not kept:
+            load(net, self.checkpoints.best_path)
+            return before
+        if distributed.is_main():
+            save_weights(net, self.checkpoints.best_path)
+        distributed.barrier()
+        return after
+
     # --- the int8 file ---------------------------------------------------------------------
 
-    def deploy(self, net: nn.Layer, quanter: QAT) -> int:
-        """Export the best network, hold the file against it, and report; returns the exit code."""
+    def deploy(self, net: nn.Layer, quanter: QAT, qat: Evaluation) -> int:
+        """Export the best network, hold the file against it, and report; returns the exit code.
+
+        Args:
+            net: the best network.
+            quanter: what has quantized it.
+            qat: its evaluation.
+        """
         summary, log = self.summary, self.log
         prefix = self.files / "qat_model"
-        qat = self._evaluate(net)
         summary.best_epoch = self.progress.best_epoch
         self._report("qat", f"fake-quant network of epoch {summary.best_epoch}", qat)
         if distributed.is_main():

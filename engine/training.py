@@ -9,23 +9,24 @@ from dataclasses import dataclass
 
 import paddle
 from paddle import Tensor, nn
-from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
 
 from . import distributed
+from .accumulation import parts_of_epoch
 from .checkpoint import FP32, Latest, Progress, restore, save_weights
+from .distillation import Distillation
+from .ema import follow
 from .errors import EngineError
 from .evaluation import Evaluation, evaluate_network
 from .logging import RunLog
-from .loss import classification_loss
+from .loss import Criterion, label_criterion
 from .metrics import MetricSums
 from .optimizer import build_optimizer
+from .precision import Precision, build_precision
 from .runtime import seed_everything
 from .schedule import build_schedule, steps_in_epoch
 from .session import Session
-
-# An epoch of ImageNet on a CPU takes days; so much of it is lost at most.
-STEPS_BETWEEN_SAVES = 1000
+from .step import TrainStep
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Stage:
         lr_strategy: as the flag.
         freeze_epoch: from this epoch on ``freeze`` is called before training; None for never.
         freeze: stops observers and BatchNorm statistics of a network.
+        teacher: a network whose outputs are learned too (`Distillation`); None for labels alone.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Stage:
     lr_strategy: str
     freeze_epoch: int | None = None
     freeze: Callable[[nn.Layer], None] | None = None
+    teacher: nn.Layer | None = None
 
 
 class Trainer:
@@ -68,7 +71,8 @@ class Trainer:
         """Train, evaluate after each epoch, save.
 
         Args:
-            net: the network; afterwards it is that of the last step (the best one is on disk).
+            net: the network; afterwards it is that of the last step (the best one, with
+                ``--ema_decay`` of averaged weights, is on disk).
             latest: where to go on from, or None to begin.
 
         Raises:
@@ -82,28 +86,49 @@ class Trainer:
 
     def _run(self, net: nn.Layer, latest: Latest | None) -> None:
         progress, stage = self.progress, self.stage
-        schedule = self._schedule()
-        optimizer = build_optimizer(net, schedule, self.cfg.momentum_rate, self.cfg.l2_decay)
-        if latest is not None:
-            restore(latest, net, optimizer, schedule, progress.steps)
-        parallel = distributed.data_parallel(net)
+        step = self._build_step(net, latest)
         while progress.epoch < stage.epochs and not self._is_stopped():
             epoch = progress.epoch
             if stage.freeze is not None and stage.freeze_epoch is not None:
                 if epoch >= stage.freeze_epoch:
                     stage.freeze(net)
-            self._train_epoch(net, parallel, optimizer, schedule)
-            distributed.average_batch_norm(net)
-            found = evaluate_network(net, self.session.evaluation_batches())
+            self._train_epoch(net, step)
+            step.weights.agree()
+            found = evaluate_network(step.weights.net, self.session.evaluation_batches())
             self._report(epoch, found)
-            self._save(epoch, net, optimizer, found)
+            self._save(epoch, net, step, found)
+
+    def _build_step(self, net: nn.Layer, latest: Latest | None) -> TrainStep:
+        cfg, progress = self.cfg, self.progress
+        schedule = self._schedule()
+        optimizer = build_optimizer(net, schedule, cfg.momentum_rate, cfg.l2_decay)
+        precision = build_precision(self.session.amp_dtype)
+        weights = follow(net, cfg.ema_decay)
+        if latest is not None:
+            restore(latest, net, optimizer, schedule, progress.steps)
+            weights.restore(latest)
+            precision.restore(progress.precision)
+        criterion = self._criterion(precision)
+        parallel = distributed.data_parallel(net)
+        return TrainStep(parallel, criterion, precision, optimizer, schedule, weights)
+
+    def _criterion(self, precision: Precision) -> Criterion:
+        cfg, teacher = self.cfg, self.stage.teacher
+        labels = label_criterion(cfg.ls_epsilon)
+        if teacher is None:
+            return labels
+        return Distillation(
+            teacher, labels, cfg.distill_weight, cfg.distill_temperature, precision.autocast
+        )
 
     def _schedule(self) -> LRScheduler:
         cfg, stage = self.cfg, self.stage
-        images_per_step = cfg.batch_size * distributed.world_size()
+        images_per_batch = cfg.batch_size * distributed.world_size()
         batches = len(self.session.training_batches(epoch=0))
-        length = steps_in_epoch(batches, cfg.total_images, images_per_step)
-        return build_schedule(stage.lr_strategy, stage.lr, length, stage.epochs, cfg.step_epochs)
+        length = steps_in_epoch(batches, cfg.total_images, images_per_batch, cfg.accumulate_steps)
+        return build_schedule(
+            stage.lr_strategy, stage.lr, length, stage.epochs, cfg.step_epochs, cfg.warmup_epochs
+        )
 
     def _stream(self, epoch: int) -> int:
         """Number of the epoch over both stages, so that QAT sees another order than the floats."""
@@ -112,39 +137,38 @@ class Trainer:
     def _is_stopped(self) -> bool:
         return self.cfg.max_steps is not None and self.progress.steps >= self.cfg.max_steps
 
-    def _train_epoch(
-        self, net: nn.Layer, parallel: nn.Layer, optimizer: Optimizer, schedule: LRScheduler
-    ) -> None:
+    def _train_epoch(self, net: nn.Layer, step: TrainStep) -> None:
         cfg, progress = self.cfg, self.progress
-        parallel.train()
+        step.network.train()
         epoch = self._stream(progress.epoch)
         loader = self.session.training_batches(epoch, progress.batch)
         batches_left = len(loader)
-        window = _Window(self.log, self.stage.name)
-        for images, labels in self.log.progress(
+        parts = parts_of_epoch(
+            self.session.images_per_process, cfg.batch_size, cfg.accumulate_steps, progress.batch
+        )
+        window = _Window(self.log, self.stage.name, step.precision)
+        batches = self.log.progress(
             loader, batches_left, f"{self.stage.name} epoch {progress.epoch}"
-        ):
+        )
+        for (images, labels), part in zip(batches, parts):
             window.batch_arrived()
             seed_everything(cfg.seed, epoch, progress.batch, distributed.rank())
-            logits = parallel(images)
-            loss = classification_loss(logits, labels, cfg.ls_epsilon)
-            loss.backward()
-            lr = optimizer.get_lr()
-            optimizer.step()
-            optimizer.clear_grad()
-            schedule.step()
+            logits, loss = step.add(images, labels, part)
             window.batch_done(logits, labels, loss)
             progress.batch += 1
-            progress.steps += 1
             batches_left -= 1
+            if not part.ends_step:
+                continue
+            lr = step.finish(progress.steps)
+            progress.steps += 1
             at_end = batches_left == 0 or self._is_stopped()
             if at_end or progress.steps % cfg.log_period == 0:
                 window.close(progress, lr)
             if at_end:
                 break
-            if progress.steps % STEPS_BETWEEN_SAVES == 0:
-                distributed.average_batch_norm(net)
-                self._save_latest(net, optimizer)
+            if progress.steps % cfg.save_steps == 0:
+                step.weights.agree()
+                self._save_latest(net, step)
         if batches_left == 0:
             progress.epoch, progress.batch = progress.epoch + 1, 0
 
@@ -167,26 +191,31 @@ class Trainer:
             f"top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, {metrics.num_images} images"
         )
 
-    def _save(self, epoch: int, net: nn.Layer, optimizer: Optimizer, found: Evaluation) -> None:
-        """Checkpoints of a finished (or stopped) epoch."""
+    def _save(self, epoch: int, net: nn.Layer, step: TrainStep, found: Evaluation) -> None:
+        """Checkpoints of a finished (or stopped) epoch, of the network that was evaluated."""
         progress, top1 = self.progress, found.metrics.top1
+        evaluated = step.weights.net
         is_best = progress.best_top1 is None or top1 > progress.best_top1
         if is_best:
             progress.best_top1, progress.best_epoch = top1, epoch
         if distributed.is_main():
             if self.stage.name == FP32:
                 if is_best:
-                    save_weights(net, self.session.checkpoints.fp32_path)
+                    save_weights(evaluated, self.session.checkpoints.fp32_path)
             else:
-                self.session.checkpoints.save_epoch(epoch, net, optimizer)
+                self.session.checkpoints.save_epoch(epoch, evaluated, step.optimizer)
                 if is_best:
                     self.session.checkpoints.mark_best(epoch)
-        self._save_latest(net, optimizer)
+        self._save_latest(net, step)
 
-    def _save_latest(self, net: nn.Layer, optimizer: Optimizer) -> None:
+    def _save_latest(self, net: nn.Layer, step: TrainStep) -> None:
+        """What a resumed run needs; always between two steps, so no gradient is among it."""
         if distributed.is_main():
             self.progress.log_bytes = self.log.bytes_written()
-            self.session.checkpoints.save_latest(net, optimizer, self.progress)
+            self.progress.precision = step.precision.state()
+            self.session.checkpoints.save_latest(
+                net, step.optimizer, self.progress, step.weights.state()
+            )
         # Nobody runs ahead into what a crash now would make it do again; and best_model is there.
         distributed.barrier()
 
@@ -194,9 +223,10 @@ class Trainer:
 class _Window:
     """Figures between two lines of the log."""
 
-    def __init__(self, log: RunLog, stage: str) -> None:
+    def __init__(self, log: RunLog, stage: str, precision: Precision) -> None:
         self._log = log
         self._stage = stage
+        self._precision = precision
         self._clear()
 
     def _clear(self) -> None:
@@ -239,12 +269,13 @@ class _Window:
                 "reader_cost": reader_cost,
                 "batch_cost": batch_cost,
                 "images_per_second": speed,
+                **self._precision.state(),
             }
         )
         self._log.line(
             f"{self._stage} epoch {progress.epoch} step {progress.steps}: "
             f"loss {metrics.loss:.4f}, top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, "
             f"lr {lr:.3g}, reader cost {reader_cost:.4f} s, batch cost {batch_cost:.4f} s, "
-            f"{speed:.1f} images/s"
+            f"{speed:.1f} images/s{self._precision.note()}"
         )
         self._clear()

@@ -9,19 +9,26 @@ Example::
 
 from __future__ import annotations
 
+from .cost import Cost, cost
 from .errors import ModelError
 from .info import ModelInfo
 from .mobilenet_v3 import MobileNetV3
 from .pretrained import find_pretrained
 from .registry import ALIASES, build_model, list_models, model_info
+from .weight_names import old_name, with_current_names, with_old_names
 
 __all__ = [
     "ALIASES",
+    "Cost",
     "MobileNetV3",
     "ModelError",
     "ModelInfo",
     "build_model",
+    "cost",
     "find_pretrained",
     "list_models",
     "model_info",
+    "old_name",
+    "with_current_names",
+    "with_old_names",
 ]

@@ -9,7 +9,9 @@ from paddle.utils import download
 from .errors import ModelError
 from .info import ModelInfo
 
-SUFFIXES = (".pdparams", ".safetensors")
+# What the published weights may come as, in the order in which they are looked for; the first is
+# the unpacked folder.
+SUFFIXES = ("", ".pdparams", ".safetensors", ".tar")
 
 
 def find_pretrained(info: ModelInfo, folder: str | Path = ".") -> Path:
@@ -32,11 +34,12 @@ def find_pretrained(info: ModelInfo, folder: str | Path = ".") -> Path:
         )
     for suffix in SUFFIXES:
         path = Path(folder) / (info.default_pretrained + suffix)
-        if path.exists():
+        if path.is_file() if suffix else path.is_dir():
             return path
     raise ModelError(
-        f"the default weights of {info.name} are not in {str(folder)!r}: put "
-        f"{info.default_pretrained}.pdparams there, or pass --pretrained_model PATH or none"
+        f"the default weights of {info.name} are not in {str(Path(folder).resolve())!r}: put "
+        f"{info.default_pretrained}.tar (or .pdparams, .safetensors, or the unpacked folder) "
+        "there (docs/models.md has its address), or pass --pretrained_model PATH or none"
     )
 
 

@@ -74,7 +74,11 @@ LENET = ModelInfo(
 VISION_MODELS = (
     LENET,
     _info("mobilenet_v1", mobilenet_v1),
+    _info("mobilenet_v1_x0_25", partial(mobilenet_v1, scale=0.25)),
+    _info("mobilenet_v1_x0_5", partial(mobilenet_v1, scale=0.5)),
     _info("mobilenet_v2", mobilenet_v2),
+    _info("mobilenet_v2_x0_25", partial(mobilenet_v2, scale=0.25)),
+    _info("mobilenet_v2_x0_5", partial(mobilenet_v2, scale=0.5)),
     _info("resnet18", resnet18),
     _info("resnet34", resnet34),
     _info("resnet50", resnet50),

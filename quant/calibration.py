@@ -11,9 +11,11 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from .convert import named_layers
+from .clip_search import Magnitudes
+from .convert import named_layers, quantized_layers
 from .errors import QuantError
 from .modes import evaluating
+from .pact import Pact
 from .quantizers import ObservedQuantizer
 
 
@@ -70,13 +72,15 @@ def _arity(net: nn.Layer) -> int:
 def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
     """Runs the float network on `batches` in evaluation mode while every observer looks on.
 
-    The statistics are those of training (moving average or largest), started afresh.
+    The statistics are those of training (moving average or largest), started afresh. Where PACT
+    starts from data, alpha is set as well.
 
     Raises:
         QuantError: there is no batch; the scales are then what they were.
     """
     count = 0
-    with _observing_float_network(net), evaluating(net), paddle.no_grad():
+    pact = _observing_for_pact(net)
+    with pact, _observing_float_network(net), evaluating(net), paddle.no_grad():
         for batch in each(batches):
             net(*as_inputs(net, batch))
             count += 1
@@ -97,6 +101,37 @@ def fake_quant_off(net: nn.Layer, off: bool = True) -> Iterator[None]:
     finally:
         for layer, enabled in zip(switched, before):
             layer.fake_quant_enabled = enabled
+
+
+@contextmanager
+def _observing_for_pact(net: nn.Layer) -> Iterator[None]:
+    """Counts the magnitudes that reach each PACT which starts from data; in the end sets alpha."""
+    seen: list[tuple[Pact, Magnitudes]] = []
+    hooks = []
+    for name, layer in quantized_layers(net):
+        for quantizer in (layer._act_quant, layer._weight_quant):
+            pact = quantizer.preprocess
+            if isinstance(pact, Pact) and pact.starts_from_data:
+                magnitudes = Magnitudes()
+                seen.append((pact, magnitudes))
+                hooks.append(quantizer.register_forward_pre_hook(_counting(name, magnitudes)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for pact, magnitudes in seen:
+        pact.start_at(magnitudes)
+
+
+def _counting(name: str, magnitudes: Magnitudes) -> Any:
+    def hook(_: Any, args: Any) -> None:
+        try:
+            magnitudes.add(args[0])
+        except QuantError as error:
+            raise QuantError(f"calibrate, layer {name}: {error}") from error
+
+    return hook
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError
+from .pact import INITS as PACT_INITS
 
 WEIGHT_TYPES = ("abs_max", "moving_average_abs_max", "channel_wise_abs_max")
 ACTIVATION_TYPES = ("abs_max", "moving_average_abs_max")
@@ -24,6 +26,12 @@ class QuantConfig:
     Attributes:
         weight_preprocess_type: None, or 'PACT' to clip weights at a learned bound first.
         activation_preprocess_type: None, or 'PACT' (arXiv:1805.06085).
+        pact_init: where PACT's alpha starts: 'reference' (100, with 1000 times the learning rate)
+            or 'calibrated' (from data, with the learning rate and an L2 penalty of its own).
+        pact_lr_factor: factor on the learning rate for alpha, above 0; None for that of
+            `pact_init`: 1000 or 1.
+        pact_l2_decay: weight of an L2 penalty on alpha, 0 or more, in place of the optimizer's;
+            None for that of `pact_init`: the optimizer's or 1e-4.
         weight_quantize_type: how the scale of a weight is found.
         activation_quantize_type: how the scale of an activation is found.
         weight_bits: bits of a weight code, 2 to 16 (export: at most 8).
@@ -43,6 +51,9 @@ class QuantConfig:
 
     weight_preprocess_type: str | None = None
     activation_preprocess_type: str | None = None
+    pact_init: str = "reference"
+    pact_lr_factor: float | None = None
+    pact_l2_decay: float | None = None
     weight_quantize_type: str = "channel_wise_abs_max"
     activation_quantize_type: str = "moving_average_abs_max"
     weight_bits: int = 8
@@ -57,6 +68,9 @@ class QuantConfig:
     def __post_init__(self) -> None:
         _one_of("weight_preprocess_type", self.weight_preprocess_type, PREPROCESS_TYPES)
         _one_of("activation_preprocess_type", self.activation_preprocess_type, PREPROCESS_TYPES)
+        _one_of("pact_init", self.pact_init, PACT_INITS)
+        _number("pact_lr_factor", self.pact_lr_factor, above=0)
+        _number("pact_l2_decay", self.pact_l2_decay, low=0)
         _one_of("weight_quantize_type", self.weight_quantize_type, WEIGHT_TYPES)
         _one_of("activation_quantize_type", self.activation_quantize_type, ACTIVATION_TYPES)
         _integer("weight_bits", self.weight_bits, 2, 16)
@@ -123,6 +137,16 @@ def _integer(key: str, value: Any, low: int, high: int | None) -> None:
     if not ok or (high is not None and value > high):
         upper = "or more" if high is None else f"to {high}"
         raise ConfigError(f"{key}={value!r}: allowed is an integer, {low} {upper}")
+
+
+def _number(key: str, value: Any, low: float | None = None, above: float | None = None) -> None:
+    """Checks a number that may be None, with one of two kinds of lower limit."""
+    if value is None:
+        return
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or (low is not None and value < low) or (above is not None and value <= above):
+        limit = f"{low} or more" if above is None else f"above {above}"
+        raise ConfigError(f"{key}={value!r}: allowed is None or a number, {limit}")
 
 
 def _strings(key: str, value: Any) -> tuple[str, ...]:

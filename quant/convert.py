@@ -13,7 +13,7 @@ from paddle import nn
 from .config import QuantConfig
 from .errors import ConfigError
 from .layers import QuantizedLayer, base_kind, quantized_class
-from .pact import Pact
+from .pact import CALIBRATED_L2_DECAY, CALIBRATED_LEARNING_RATE, NOT_SET, Pact
 from .quantizers import (
     AbsMax,
     ActivationQuantizer,
@@ -128,6 +128,19 @@ class Converter:
         for part in (layer._act_quant, layer._weight_quant):
             part.train() if training else part.eval()
 
+    def _pact(self, clip_bits: int | None) -> Pact:
+        config = self.config
+        options: dict[str, Any] = {"clip_bits": clip_bits}
+        if config.pact_init == "calibrated":
+            options.update(
+                alpha=NOT_SET, learning_rate=CALIBRATED_LEARNING_RATE, l2_decay=CALIBRATED_L2_DECAY
+            )
+        if config.pact_lr_factor is not None:
+            options["learning_rate"] = config.pact_lr_factor
+        if config.pact_l2_decay is not None:
+            options["l2_decay"] = config.pact_l2_decay
+        return Pact(**options)
+
     def _activation_quantizer(self) -> ActivationQuantizer:
         config = self.config
         builtin: nn.Layer
@@ -135,7 +148,9 @@ class Converter:
             builtin = AbsMax(config.activation_bits)
         else:
             builtin = MovingAverageAbsMax(config.activation_bits, config.moving_rate)
-        pact = Pact() if config.activation_preprocess_type == "PACT" else None
+        pact = None
+        if config.activation_preprocess_type == "PACT":
+            pact = self._pact(clip_bits=config.activation_bits)
         return ActivationQuantizer(
             make(self._own["act_quantize"], builtin), make(self._own["act_preprocess"], pact)
         )
@@ -148,7 +163,9 @@ class Converter:
         else:
             channel_wise = config.weight_quantize_type == "channel_wise_abs_max"
             builtin = WeightAbsMax(config.weight_bits, axis if channel_wise else None)
-        pact = Pact() if config.weight_preprocess_type == "PACT" else None
+        # A weight starts unclipped: its outliers are few, seldom far out, and cost no range of
+        # other channels where each has its own scale.
+        pact = self._pact(clip_bits=None) if config.weight_preprocess_type == "PACT" else None
         return WeightQuantizer(
             make(self._own["weight_quantize"], builtin),
             axis,

@@ -7,17 +7,20 @@ from typing import Any
 from paddle import nn
 
 from .convert import named_layers
+from .pact import Pact
 from .quantizers import ObservedQuantizer
 
 
 def freeze(net: nn.Layer) -> None:
-    """Stops every observer, and lets BatchNorm normalize with its running statistics.
+    """Stops every observer and PACT's alpha, and lets BatchNorm use its running statistics.
 
     It holds through train() and eval(); the learned gamma, beta and weights still train.
     """
     for _, layer in named_layers(net):
         if isinstance(layer, ObservedQuantizer):
             layer.observing = False
+        elif isinstance(layer, Pact):
+            layer.freeze()
         elif isinstance(layer, nn.SyncBatchNorm):
             layer._momentum = 1.0  # it always takes the batch's statistics; so none is kept
         elif is_batch_norm(layer):

@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional as F
 
 from . import markers
+from .full_precision import in_float32, without_autocast
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
 
@@ -25,10 +26,15 @@ class QuantizedLayer:
     quant_name: str
 
     def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Input and weight as the integer kernel will see them, in float."""
+        """Input and weight as the integer kernel will see them, in float.
+
+        Both are computed in float32, mixed precision or not, and returned in the type of `x` and
+        of the weight.
+        """
         if markers.tracing():
             return markers.mark(self, x)
-        return self._act_quant(x), self._weight_quant(self.weight)
+        with without_autocast():
+            return in_float32(self._act_quant, x), in_float32(self._weight_quant, self.weight)
 
 
 class QuantizedConv2D(QuantizedLayer, nn.Conv2D):

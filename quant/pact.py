@@ -1,44 +1,129 @@
-"""PACT: a learned clipping bound before the quantizer (arXiv:1805.06085)."""
+"""PACT: a learned clipping bound before the quantizer (arXiv:1805.06085).
+
+It can start in two ways (`QuantConfig.pact_init`):
+
+'reference'     alpha = 100 in every layer and 1000 times the learning rate, as in PaddleSlim. No
+                value reaches 100, so no gradient does either: at first the optimizer's L2 penalty
+                alone brings alpha down.
+'calibrated'    alpha is where clipping costs as much as rounding gains on the calibration batches
+                (`clip_search.py`), so the gradient of the loss moves it from the first step on. It
+                has the learning rate of the weights and an L2 penalty of its own, as in the paper,
+                whose loss holds alpha^2.
+"""
 
 from __future__ import annotations
 
 import paddle
 from paddle import ParamAttr, Tensor, nn
+from paddle.regularizer import L2Decay
 
+from . import distributed
+from .clip_search import Magnitudes
 from .functional import pact
 
+INITS = ("reference", "calibrated")
+
 # The reference recipe: start far above every activation and let a large step bring it down.
-INITIAL_ALPHA = 100.0
-ALPHA_LEARNING_RATE = 1000.0
+REFERENCE_ALPHA = 100.0
+REFERENCE_LEARNING_RATE = 1000.0
+
+# PaddleSlim's static-graph demo of PACT has this penalty; the paper trains alpha like a weight.
+CALIBRATED_LEARNING_RATE = 1.0
+CALIBRATED_L2_DECAY = 1e-4
+
 SMALLEST_ALPHA = 1e-2
+# An alpha of exactly zero has no value yet and clips nothing. It is a value and not a flag beside
+# it, so that checkpoints carry it.
+NOT_SET = 0.0
 
 
 class Pact(nn.Layer):
     """y = x - relu(x - alpha) + relu(-alpha - x) with one learned alpha, shape [1].
 
     Args:
-        alpha: start value.
+        alpha: start value; `NOT_SET` waits for `start_at`, or for the first training batch.
         learning_rate: factor on the optimizer's learning rate for alpha.
+        l2_decay: weight of an L2 penalty on alpha, in place of the optimizer's; None keeps that.
+        clip_bits: width of a code for which a start from data is found (`Magnitudes.best_clip`);
+            None starts at the largest magnitude.
     """
 
     def __init__(
-        self, alpha: float = INITIAL_ALPHA, learning_rate: float = ALPHA_LEARNING_RATE
+        self,
+        alpha: float = REFERENCE_ALPHA,
+        learning_rate: float = REFERENCE_LEARNING_RATE,
+        l2_decay: float | None = None,
+        clip_bits: int | None = None,
     ) -> None:
         super().__init__()
+        self.clip_bits = clip_bits
+        self.starts_from_data = alpha == NOT_SET
+        self._may_be_unset = self.starts_from_data
         self.alpha = self.create_parameter(
             [1],
-            attr=ParamAttr(initializer=nn.initializer.Constant(alpha), learning_rate=learning_rate),
+            attr=ParamAttr(
+                initializer=nn.initializer.Constant(alpha),
+                learning_rate=learning_rate,
+                regularizer=None if l2_decay is None else L2Decay(l2_decay),
+            ),
             dtype="float32",
         )
+
+    def bound(self) -> Tensor:
+        """Where values are clipped: alpha, but at least `SMALLEST_ALPHA`; infinity if not set.
+
+        A large step of the optimizer can carry alpha past zero, where nothing would get through
+        any more, neither values nor gradients.
+        """
+        alpha = self.alpha.detach()
+        floored = paddle.clip(alpha, min=SMALLEST_ALPHA)
+        return paddle.where(alpha == NOT_SET, paddle.full_like(alpha, float("inf")), floored)
+
+    def start_at(self, seen: Magnitudes) -> None:
+        """Sets alpha from data; of several ranks, to the largest that one of them finds.
+
+        Every rank must call it. It does nothing where no rank has seen a value other than 0.
+        """
+        found = seen.largest if self.clip_bits is None else seen.best_clip(self.clip_bits)
+        largest = distributed.max_over_ranks(paddle.to_tensor([found], dtype="float32"))
+        if largest.item() > 0:
+            with paddle.no_grad():
+                self.alpha.set_value(paddle.clip(largest, min=SMALLEST_ALPHA))
+
+    def freeze(self) -> None:
+        """Lets alpha stand still from now on.
+
+        Its learning rate becomes zero. The gradient still flows, since in a job of several
+        processes every parameter has to have one.
+        """
+        self.alpha.optimize_attr["learning_rate"] = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` clipped to [-alpha, alpha]."""
         if self.training:
-            # A large step can carry alpha past zero, where nothing would get through any more.
-            with paddle.no_grad():
-                self.alpha.set_value(paddle.clip(self.alpha, min=SMALLEST_ALPHA))
-        return pact(x, self.alpha.astype(x.dtype) if self.alpha.dtype != x.dtype else self.alpha)
+            self._start_if_unset(x)
+            alpha = self._floored_alpha()
+        else:
+            alpha = self.bound()
+        return pact(x, alpha.astype(x.dtype) if alpha.dtype != x.dtype else alpha)
+
+    def _floored_alpha(self) -> Tensor:
+        """The parameter itself, so that the gradient reaches it."""
+        with paddle.no_grad():
+            floored = paddle.clip(self.alpha, min=SMALLEST_ALPHA)
+            self.alpha.set_value(paddle.where(self.alpha == NOT_SET, self.alpha, floored))
+        return self.alpha
+
+    def _start_if_unset(self, x: Tensor) -> None:
+        if not self._may_be_unset:
+            return
+        if self.alpha.item() == NOT_SET:
+            seen = Magnitudes()
+            seen.add(x)
+            self.start_at(seen)
+        self._may_be_unset = self.alpha.item() == NOT_SET
 
     def extra_repr(self) -> str:
         """Current alpha, for print(net)."""
-        return f"alpha={self.alpha.item():.4g}"
+        alpha = self.alpha.item()
+        return "alpha=not set" if alpha == NOT_SET else f"alpha={alpha:.4g}"

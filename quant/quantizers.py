@@ -187,7 +187,7 @@ class ActivationQuantizer(nn.Layer):
         return quantizer(x)
 
     def _upper_bound(self) -> Tensor | None:
-        return self.preprocess.alpha.detach() if isinstance(self.preprocess, Pact) else None
+        return self.preprocess.bound() if isinstance(self.preprocess, Pact) else None
 
     def has_scale(self) -> bool:
         """True once there is a scale for evaluation and export."""

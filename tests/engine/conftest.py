@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import paddle
 import pytest
 from paddle import nn
@@ -149,3 +153,67 @@ def read_rows():
         return [json.loads(line) for line in lines]
 
     return read
+
+
+class OldFormat:
+    """Writes weights as Paddle 1.x did, from the description of the format alone."""
+
+    CODES = {
+        "bool": 0,
+        "int16": 1,
+        "int32": 2,
+        "int64": 3,
+        "float16": 4,
+        "float32": 5,
+        "float64": 6,
+        "uint8": 20,
+        "int8": 21,
+    }
+
+    @staticmethod
+    def varint(value: int) -> bytes:
+        value &= 2**64 - 1
+        out = b""
+        while value >= 128:
+            out += bytes([value % 128 + 128])
+            value //= 128
+        return out + bytes([value])
+
+    def description(self, code: int, dims: list[int]) -> bytes:
+        return b"\x08" + self.varint(code) + b"".join(b"\x10" + self.varint(n) for n in dims)
+
+    def stream(self, description: bytes, content: bytes, levels: tuple[bytes, ...] = ()) -> bytes:
+        head = struct.pack("<IQ", 0, len(levels))
+        for level in levels:
+            head += struct.pack("<Q", len(level)) + level
+        return head + struct.pack("<Ii", 0, len(description)) + description + content
+
+    def tensor(self, array: np.ndarray) -> bytes:
+        description = self.description(self.CODES[str(array.dtype)], list(array.shape))
+        return self.stream(description, array.tobytes())
+
+    def folder(self, path: Path, arrays: dict[str, np.ndarray]) -> Path:
+        path.mkdir()
+        for name, array in arrays.items():
+            (path / name).write_bytes(self.tensor(array))
+        return path
+
+    def tar(self, path: Path, arrays: dict[str, np.ndarray], top: str = "weights") -> Path:
+        return self.tar_of(
+            path, {f"{top}/{name}": self.tensor(array) for name, array in arrays.items()}
+        )
+
+    @staticmethod
+    def tar_of(path: Path, files: dict[str, bytes], format: int = tarfile.USTAR_FORMAT) -> Path:
+        with tarfile.open(path, "w", format=format) as archive:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return path
+
+
+@pytest.fixture
+def old_format():
+    """Writes weights as Paddle 1.x did."""
+    return OldFormat()

@@ -36,6 +36,7 @@ TRAIN_DEFAULTS = {
     "num_workers": 4,
     "fp32_epochs": 0,
     "pretrained_model": None,
+    "allow_partial": False,
     "data_dir": None,
     "image_size": None,
     "num_classes": None,
@@ -379,7 +380,11 @@ def test_eval_flags():
         (EvalConfig, [], ["required", "PATH"]),
         (EvalConfig, [""], ["path is empty"]),
         (EvalConfig, ["a", "b"], ["unknown argument 'b'"]),
-        (EvalConfig, ["a", "--engine=tensorrt"], ["--engine", "auto, paddle, onednn, onnxruntime"]),
+        (
+            EvalConfig,
+            ["a", "--engine=tensorrt"],
+            ["--engine", "auto, native, paddle, onednn, onnxruntime"],
+        ),
         (EvalConfig, ["--modle", "lenet", "x"], ["'--modle'", "did you mean --model?"]),
         (ExportConfig, ["a"], ["--output is missing"]),
         (ExportConfig, ["--output=x"], ["required", "CHECKPOINT"]),
@@ -405,6 +410,9 @@ def test_quant_config_of_defaults_is_that_of_the_quantizer():
 def test_quant_config_follows_the_flags():
     cfg = train(
         "--use_pact=True",
+        "--pact_init=calibrated",
+        "--pact_lr_factor=10",
+        "--pact_l2_decay=0",
         "--weight_bits=4",
         "--activation_bits=5",
         "--weight_quantize_type=abs_max",
@@ -415,6 +423,9 @@ def test_quant_config_follows_the_flags():
     )
     assert quant_config(cfg) == {
         "activation_preprocess_type": "PACT",
+        "pact_init": "calibrated",
+        "pact_lr_factor": 10.0,
+        "pact_l2_decay": 0.0,
         "weight_bits": 4,
         "activation_bits": 5,
         "weight_quantize_type": "abs_max",
@@ -429,3 +440,39 @@ def test_quant_config_of_export_holds_only_what_was_given():
     assert quant_config(load_config(ExportConfig, ["x", "--output=y"])) == {}
     given = load_config(ExportConfig, ["x", "--output=y", "--use_pact=False", "--weight_bits=6"])
     assert quant_config(given) == {"activation_preprocess_type": None, "weight_bits": 6}
+    words = ["x", "--output=y", "--use_pact=True", "--pact_init=calibrated"]
+    assert quant_config(load_config(ExportConfig, words)) == {
+        "activation_preprocess_type": "PACT",
+        "pact_init": "calibrated",
+    }
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["--pact_init=calibrated"], ["--pact_init", "calibrated", "--use_pact=True"]),
+        (["--pact_lr_factor=2"], ["--pact_lr_factor", "2.0", "--use_pact=True"]),
+        (["--pact_l2_decay=0"], ["--pact_l2_decay", "0.0", "--use_pact=True"]),
+        (
+            ["--use_pact", "--pact_init=calibrated", "--calibration_batches=0"],
+            ["--pact_init", "--calibration_batches"],
+        ),
+        (["--use_pact", "--pact_init=calibratd"], ["--pact_init", "reference, calibrated"]),
+        (["--use_pact", "--pact_lr_factor=0"], ["--pact_lr_factor", "above 0"]),
+        (["--use_pact", "--pact_l2_decay=-1"], ["--pact_l2_decay", "at least 0"]),
+    ],
+)
+def test_pact_flags_that_would_do_nothing_or_make_no_sense_are_refused(words, parts):
+    with pytest.raises(EngineError) as caught:
+        train(*words)
+    assert all(part in str(caught.value) for part in parts)
+
+
+def test_pact_without_further_flags_is_that_of_the_reference():
+    config = QAT(quant_config(train("--use_pact=True"))).config
+    assert config.activation_preprocess_type == "PACT"
+    assert (config.pact_init, config.pact_lr_factor, config.pact_l2_decay) == (
+        "reference",
+        None,
+        None,
+    )

@@ -26,6 +26,10 @@ def test_figures_equal_numpys_over_batches_of_different_sizes():
     assert found.metrics.top1 == pytest.approx((logits.argmax(1) == labels).mean())
     assert found.metrics.loss == pytest.approx(-log_p[np.arange(11), labels].mean(), rel=1e-5)
     assert found.choices.tolist() == logits.argmax(1).tolist()
+    assert found.labels.tolist() == labels.tolist()
+    order = np.argsort(-logits, axis=1)
+    assert found.ranks.tolist() == [int(np.flatnonzero(o == k)[0]) for o, k in zip(order, labels)]
+    assert found.num_scores == 4
     assert found.metrics.num_images == 11
     assert found.images_per_second > 0
 

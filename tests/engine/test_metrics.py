@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from engine.metrics import MetricSums, first_choice, rank_of_label
+from engine.metrics import NO_CHOICE, MetricSums, first_choice, rank_of_label
 
 
 def numpy_rank(logits, label):
@@ -30,6 +30,20 @@ def test_rank_equals_numpys_stable_sort_also_with_ties():
 def test_first_choice_is_the_lowest_of_equal_classes():
     logits = paddle.to_tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
     assert first_choice(logits).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_row_with_nan_has_no_first_choice(place):
+    logits = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]], np.float32)
+    logits[1, place] = np.nan
+    assert first_choice(paddle.to_tensor(logits)).tolist() == [1, NO_CHOICE]
+
+
+def test_infinite_scores_have_an_order():
+    logits = paddle.to_tensor([[-np.inf, np.inf, 0.0]], dtype="float32")
+    assert first_choice(logits).tolist() == [1]
+    labels = paddle.to_tensor([0], dtype="int64")
+    assert rank_of_label(logits, labels).tolist() == [2]
 
 
 def test_a_small_last_batch_counts_by_its_images():

@@ -8,7 +8,8 @@ from engine.summary import Summary, format_bytes
 
 
 def found(top1, top5, speed=100.0):
-    return Evaluation(Metrics(None, top1, top5, 8), np.zeros(8, np.int64), speed)
+    zeros = np.zeros(8, np.int64)
+    return Evaluation(Metrics(None, top1, top5, 8), zeros, zeros, zeros, 10, speed)
 
 
 def test_stages_that_were_not_run_are_null(tmp_path):

@@ -175,6 +175,62 @@ def test_a_resumed_run_keeps_the_figures_of_the_float_network(finished_run, tmp_
     assert (tmp_path / "best_model.pdparams").exists()
 
 
+EVERYTHING = [
+    "--fp32_epochs=1",
+    "--fp32_lr=0.02",
+    "--num_epochs=2",
+    "--lr=0.005",
+    "--lr_strategy=cosine_decay",
+    "--warmup_epochs=0.5",
+    "--batch_size=100",
+    "--accumulate_steps=4",
+    "--ema_decay=0.9",
+    "--distill",
+    "--distill_temperature=2",
+    "--use_pact=True",
+    "--pact_init=calibrated",
+    "--save_steps=2",
+]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_within_an_epoch_goes_on_as_if_it_had_not_been(
+    tmp_path, script, small_run, read_rows
+):
+    words = [*small_run, *EVERYTHING]
+    done = script("train.py", *words, f"--model_save_dir={tmp_path / 'whole'}")
+    assert done.returncode == 0, done.stderr
+
+    cut = tmp_path / "cut"
+    words.append(f"--model_save_dir={cut}")
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for line in process.stdout:
+        if line.startswith("qat epoch 1 step "):
+            break
+    process.kill()
+    process.wait()
+    assert not (cut / "epoch_1.pdparams").exists()
+    done = script("train.py", *words, "--resume=auto")
+    assert done.returncode == 0 and "going on from" in done.stdout
+    for name in ("epoch_1", "best_model", "latest", "fp32_model"):
+        a, b = (paddle.load(str(f / f"{name}.pdparams")) for f in (tmp_path / "whole", cut))
+        assert set(a) == set(b)
+        for key in set(a) - {"train_state/progress"}:  # which holds the length of a log with times
+            np.testing.assert_array_equal(a[key].numpy(), b[key].numpy(), err_msg=key)
+    measured = ("stage", "epoch", "step", "split", "loss", "top1", "top5", "lr")
+    logs = [
+        [[row[key] for key in measured] for row in read_rows(folder)]
+        for folder in (tmp_path / "whole", cut)
+    ]
+    assert logs[0] == logs[1]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path, script, small_run, read_rows):
     words = [*small_run, "--pretrained_model=none", "--num_epochs=3", "--batch_size=2000"]
@@ -239,6 +295,11 @@ def test_a_command_that_cannot_work_is_one_line_and_code_2(
         ({"batch_size": 16}, "batch_size"),
         ({"weight_bits": 4}, "quantization"),
         ({"seed": 1}, "seed"),
+        ({"accumulate_steps": 2}, "accumulate_steps"),
+        ({"warmup_epochs": 0.5}, "warmup_epochs"),
+        ({"ema_decay": 0.9}, "ema_decay"),
+        ({"distill_weight": 0.25}, "distill_weight"),
+        ({"amp": True}, "amp"),
     ],
 )
 def test_a_resumed_run_must_not_change_what_it_is(flags, told, tmp_path):

@@ -15,9 +15,8 @@ from paddle import nn
 
 from engine import pickles
 from engine.errors import EngineError
-from engine.weights import load_into, load_weights
-from models import build_model
-from quant import QAT
+from engine.weights import SUFFIXES, load_weights
+from models import build_model, pretrained
 
 
 def small_net() -> nn.Layer:
@@ -320,120 +319,24 @@ class TestSafetensors:
 
 def test_missing_file_folder_and_unknown_kind(tmp_path, put):
     assert "no such file" in refusal(tmp_path / "none.pdparams")
-    assert "a folder" in refusal(tmp_path)
     message = refusal(put(b"", "w.onnx"))
-    assert ".pdparams, .safetensors" in message
+    assert ".pdparams, .safetensors, .tar or a folder" in message
 
 
-class TestLoadInto:
-    def test_every_tensor_is_set(self):
-        source, target = small_net(), small_net()
-        source.bn._mean.set_value(paddle.arange(4, dtype="float32"))
-        missing = load_into(target, arrays(source), "w")
-        assert missing == []
-        for name, value in arrays(source).items():
-            np.testing.assert_array_equal(arrays(target)[name], value)
+@pytest.mark.parametrize("suffix", [".pdparams", ".safetensors", ".tar"])
+def test_ending_of_each_kind_may_be_left_out(put, old_format, tmp_path, suffix):
+    state = {"a": np.ones(3, np.float32)}
+    if suffix == ".tar":
+        old_format.tar(tmp_path / "w.tar", state)
+    else:
+        write = pickle.dumps if suffix == ".pdparams" else safetensors.numpy.save
+        put(write(state), f"w{suffix}")
+    np.testing.assert_array_equal(load_weights(tmp_path / "w")["a"], state["a"])
 
-    def test_floats_of_another_width_are_converted(self):
-        net = small_net()
-        state = {name: value.astype(np.float64) for name, value in arrays(net).items()}
-        state["fc.bias"] += 0.5
-        load_into(net, state, "w")
-        assert net.fc.bias.dtype == paddle.float32
-        np.testing.assert_array_equal(net.fc.bias.numpy(), [0.5] * 5)
 
-    def test_integers_are_not_taken_for_floats(self):
-        net = small_net()
-        state = arrays(net)
-        state["fc.weight"] = state["fc.weight"].astype(np.int8)
-        with pytest.raises(EngineError, match="fc.weight is int8, in the network float32"):
-            load_into(net, state, "w")
+def test_file_without_an_ending_is_not_guessed(put):
+    assert "unknown kind" in refusal(put(pickle.dumps({"a": np.ones(3)}), "w"))
 
-    def test_mismatches_are_listed_by_name_and_shape(self):
-        net = small_net()
-        state = arrays(net)
-        del state["conv.bias"]
-        state["bn.weight"] = np.ones(7, np.float32)
-        state["extra"] = np.ones((2, 3), np.float32)
-        before = arrays(net)
-        state["fc.bias"] = state["fc.bias"] + 1
-        with pytest.raises(EngineError) as caught:
-            load_into(net, state, "some/file.pdparams")
-        message = str(caught.value)
-        for part in (
-            "some/file.pdparams: 3 tensors",
-            "conv.bias [4] is missing",
-            "bn.weight is [7], in the network [4]",
-            "extra [2, 3] is not in the network",
-        ):
-            assert part in message
-        assert "\n" not in message
-        for name, value in before.items():
-            np.testing.assert_array_equal(arrays(net)[name], value)
 
-    def test_long_lists_are_cut_with_a_count(self):
-        net = build_model("mobilenet_v1", 4)
-        state = arrays(net)
-        for name in [name for name in state if name.endswith("_mean")]:
-            del state[name]
-        with pytest.raises(EngineError, match=r"27 tensors do not match.* and 17 more"):
-            load_into(net, state, "w")
-
-    def test_other_number_of_classes_is_said_so(self):
-        state = arrays(build_model("mobilenet_v1", 1000))
-        with pytest.raises(EngineError) as caught:
-            load_into(build_model("mobilenet_v1", 10), state, "w.pdparams")
-        message = str(caught.value)
-        assert "w.pdparams: weights for 1000 classes, but the network has 10" in message
-        assert "--num_classes" in message
-
-    def test_other_input_channels_are_not_taken_for_classes(self):
-        state = arrays(build_model("mobilenet_v1", 10))
-        with pytest.raises(EngineError) as caught:
-            load_into(build_model("mobilenet_v1", 10, in_channels=1), state, "w")
-        assert "classes" not in str(caught.value)
-        assert "[32, 3, 3, 3], in the network [32, 1, 3, 3]" in str(caught.value)
-
-    def test_checkpoint_of_another_model_is_said_so(self):
-        state = arrays(build_model("resnet18", 10))
-        with pytest.raises(
-            EngineError, match="w: a checkpoint of another model: 2 of its 102 tensors"
-        ):
-            load_into(build_model("mobilenet_v1", 10), state, "w")
-
-    def test_names_from_a_hostile_file_do_not_flood_or_steer_the_terminal(self):
-        state = {**arrays(small_net()), "\x1b[2J\n": np.ones(1), "x" * 10**6: np.ones(1)}
-        with pytest.raises(EngineError) as caught:
-            load_into(small_net(), state, "w")
-        message = str(caught.value)
-        assert len(message) < 300 and message.isprintable()
-
-    def test_empty_state_is_refused(self):
-        with pytest.raises(EngineError):
-            load_into(small_net(), {}, "w")
-
-    def test_missing_names_can_be_allowed(self):
-        net = small_net()
-        state = arrays(net)
-        del state["bn._mean"], state["bn._variance"]
-        allowed = load_into(net, state, "w", allow_missing=lambda name: name.startswith("bn._"))
-        assert allowed == ["bn._mean", "bn._variance"]
-        del state["fc.bias"]
-        with pytest.raises(EngineError, match="fc.bias"):
-            load_into(net, state, "w", allow_missing=lambda name: name.startswith("bn._"))
-
-    def test_float_checkpoint_goes_into_a_quantized_network(self):
-        state = arrays(small_net())
-        net = small_net()
-        QAT().quantize(net)
-        allowed = load_into(net, state, "w", allow_missing=lambda name: "_quant." in name)
-        assert allowed and set(allowed).isdisjoint(state)
-        np.testing.assert_array_equal(net.conv.weight.numpy(), state["conv.weight"])
-
-    def test_file_to_network(self, tmp_path):
-        source, target = build_model("lenet", 10), build_model("lenet", 10)
-        path = tmp_path / "w.pdparams"
-        paddle.save(source.state_dict(), str(path))
-        load_into(target, load_weights(path), path)
-        x = paddle.rand([2, 1, 28, 28])
-        np.testing.assert_array_equal(source(x).numpy(), target(x).numpy())
+def test_published_weights_are_looked_for_in_every_kind_that_is_read():
+    assert set(pretrained.SUFFIXES) == {"", *SUFFIXES}

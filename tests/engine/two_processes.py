@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib  # noqa: F401  (before paddle: Paddle 2.6 brings a zlib of its own)
 from pathlib import Path
@@ -11,16 +12,15 @@ import paddle
 from paddle import nn
 
 from data import DataError
-from engine import distributed, trainer, training
+from engine import distributed, trainer
 from engine.cli import run
 from engine.config import TrainConfig
-from engine.runtime import seed_everything
+from engine.errors import EngineError
 from engine.trainer import Job
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    fails_on = int(sys.argv[2])
     distributed.init("cpu")
     rank = distributed.rank()
 
@@ -63,16 +63,31 @@ def main() -> int:
             np.savez(folder / f"rank{rank}.npz", **found, **state)
         load(net, path)
 
-    def failing_seed(*parts: int) -> None:
-        if parts[2:] == (3, fails_on):
-            raise DataError("train/x.jpg is cut")
-        seed_everything(*parts)
+    replace = os.replace
+
+    def recording_replace(source: str, target: str) -> None:
+        with open(folder / "writers.txt", "a") as file:
+            file.write(f"{rank}\n")
+        replace(source, target)
 
     trainer.load = recording_load
-    training.seed_everything = failing_seed
+    os.replace = recording_replace  # every file of a run comes to its name this way
     paddle.seed(rank)  # the job's own seed has to make the ranks alike
-    with distributed.lost_peers_named():
-        return job.run()
+    code = job.run()
+    (folder / f"failure{rank}.txt").write_text(failure_of_the_second(rank))
+    return code
+
+
+def failure_of_the_second(rank: int) -> str:
+    """What each process has to say when the second one fails while the first one waits."""
+    try:
+        with distributed.lost_peers_named():
+            if rank == 1:
+                raise DataError("x.jpg is cut")
+            distributed.barrier()
+    except (DataError, EngineError) as error:
+        return str(error)
+    return "nothing"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from paddle.utils import download
@@ -84,15 +85,49 @@ def test_model_without_published_weights_says_what_to_do(name):
         find_pretrained(model_info(name))
 
 
-@pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
+NAME = "MobileNetV3_large_x1_0_ssld_pretrained"
+KINDS = ["", ".pdparams", ".safetensors", ".tar"]
+
+
+def put(folder: Path, suffix: str) -> Path:
+    path = folder / f"{NAME}{suffix}"
+    if suffix:
+        path.write_bytes(b"")
+    else:
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("suffix", KINDS)
 def test_mobilenet_v3_weights_are_found_beside_the_user(tmp_path, suffix):
-    file = tmp_path / f"MobileNetV3_large_x1_0_ssld_pretrained{suffix}"
-    file.write_bytes(b"")
-    assert find_pretrained(model_info("mobilenet_v3"), tmp_path) == file
+    path = put(tmp_path, suffix)
+    assert find_pretrained(model_info("mobilenet_v3"), tmp_path) == path
 
 
-def test_missing_mobilenet_v3_weights_are_named(tmp_path):
-    with pytest.raises(ModelError) as caught:
+@pytest.mark.parametrize("suffix", KINDS)
+def test_by_default_that_is_the_current_folder(tmp_path, suffix, monkeypatch):
+    path = put(tmp_path, suffix)
+    monkeypatch.chdir(tmp_path)
+    assert find_pretrained(model_info("mobilenet_v3")).resolve() == path.resolve()
+
+
+def test_folder_that_was_unpacked_comes_before_its_tar(tmp_path):
+    for suffix in KINDS:
+        put(tmp_path, suffix)
+    assert find_pretrained(model_info("mobilenet_v3"), tmp_path) == tmp_path / NAME
+
+
+def test_folder_of_a_name_for_files_is_not_taken(tmp_path):
+    (tmp_path / f"{NAME}.tar").mkdir()
+    with pytest.raises(ModelError):
         find_pretrained(model_info("mobilenet_v3"), tmp_path)
-    assert "MobileNetV3_large_x1_0_ssld_pretrained.pdparams" in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+
+
+def test_missing_mobilenet_v3_weights_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        find_pretrained(model_info("mobilenet_v3"))
+    message = str(caught.value)
+    assert f"{NAME}.tar (or .pdparams, .safetensors, or the unpacked folder)" in message
+    assert str(tmp_path.resolve()) in message and "docs/models.md" in message
+    assert "\n" not in message

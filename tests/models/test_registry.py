@@ -12,7 +12,11 @@ from models import ModelError, build_model, list_models, model_info
 REQUIRED = [
     "lenet",
     "mobilenet_v1",
+    "mobilenet_v1_x0_25",
+    "mobilenet_v1_x0_5",
     "mobilenet_v2",
+    "mobilenet_v2_x0_25",
+    "mobilenet_v2_x0_5",
     "resnet18",
     "resnet34",
     "resnet50",
