@@ -4,12 +4,15 @@
 
 Each model gets random weights and calibrated scales (latency depends on neither), is saved as
 
-    float     save_float_model, run by oneDNN's float kernels
-    ours      QAT(...).save_quantized_model, run by oneDNN's int8 kernels
-    paddle    paddle.quantization.ImperativeQuantAware(onnx_format=True), the same
+    float    save_float_model, run by oneDNN's float kernels
+    generic  QAT(), run by oneDNN's int8 kernels
+    onednn   QAT({"deploy_target": "onednn"}), the same
+    paddle   paddle.quantization.ImperativeQuantAware(onnx_format=True), the same
+    again    the file of `paddle` in a second predictor: how far two equal things differ here
 
-and is then timed with all variants in turn, round after round, on one thread; the ratio is taken
-within each round, so that a machine whose speed drifts does not favour one of them.
+and is then timed with all variants in turn, round after round, each round beginning with another
+one, on one thread; the ratio to `paddle` is taken within each round, so that a machine whose speed
+drifts does not favour one of them.
 Writes a JSON (command, versions, commit, all medians), a CSV and a PNG.
 """
 
@@ -39,7 +42,7 @@ import paddle  # noqa: E402
 from models import build_model, model_info  # noqa: E402
 from quant import QAT, Predictor, save_float_model  # noqa: E402
 
-VARIANTS = ("float", "ours", "paddle")
+VARIANTS = ("float", "generic", "onednn", "paddle", "again")
 
 
 def main() -> None:
@@ -73,20 +76,22 @@ def export(model: str, folder: Path) -> dict[str, str]:
     spec = [paddle.static.InputSpec([None, channels, size, size], "float32")]
     batch = np.random.default_rng(0).standard_normal((4, channels, size, size)).astype("float32")
     prefixes = {name: str(folder / f"{model}_{name}") for name in VARIANTS}
+    prefixes["again"] = prefixes["paddle"]
 
     paddle.seed(0)
     net = build_model(model, 1000)
     net.eval()
     save_float_model(net, prefixes["float"], spec)
-    quanter = QAT()
-    quanter.quantize(net)
-    quanter.calibrate(net, [batch])
-    quanter.save_quantized_model(net, prefixes["ours"], spec)
+    for target in ("generic", "onednn"):
+        quanter = QAT({"deploy_target": target})
+        quantized = quanter.quantize(net, inplace=False)
+        quanter.calibrate(quantized, [batch])
+        quanter.save_quantized_model(quantized, prefixes[target], spec)
     try:
         export_with_paddle(model, prefixes["paddle"], spec, batch)
     except Exception as error:
         print(f"ImperativeQuantAware did not save {model}: {type(error).__name__}: {error}")
-        del prefixes["paddle"]
+        del prefixes["paddle"], prefixes["again"]
     return prefixes
 
 
@@ -121,8 +126,10 @@ def measure(model: str, prefixes: dict[str, str], batch: int, rounds: int) -> di
     for _ in range(3):
         for predictor in predictors.values():
             predictor(x)
-    for _ in range(rounds):
-        for name, predictor in predictors.items():
+    names = list(predictors)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            predictor = predictors[name]
             start = time.perf_counter()
             predictor(x)
             times[name].append((time.perf_counter() - start) * 1e3)
@@ -130,8 +137,10 @@ def measure(model: str, prefixes: dict[str, str], batch: int, rounds: int) -> di
     for name, values in times.items():
         row[f"{name}_ms"] = statistics.median(values)
         row[f"{name}_bytes"] = os.path.getsize(f"{prefixes[name]}.pdiparams")
-        pairs = [a / b for a, b in zip(times["ours"], values)]
-        row[f"ours_over_{name}"] = statistics.median(pairs)
+        for other in ("paddle", "float"):
+            if other in times and name != other:
+                ratios = [a / b for a, b in zip(values, times[other])]
+                row[f"{name}_over_{other}"] = statistics.median(ratios)
     return row
 
 
@@ -140,8 +149,9 @@ def line(row: dict[str, Any]) -> str:
     parts = [f"{row['model']} batch {row['batch']}:"]
     for name in VARIANTS:
         if f"{name}_ms" in row:
-            ratio = f"ours/{name} {row[f'ours_over_{name}']:.3f}"
-            parts.append(f"{name} {row[f'{name}_ms']:.2f} ms ({ratio})")
+            ratio = row.get(f"{name}_over_paddle")
+            against = "" if ratio is None else f" ({ratio:.3f} of paddle)"
+            parts.append(f"{name} {row[f'{name}_ms']:.2f} ms{against}")
     return "  ".join(parts)
 
 
@@ -157,7 +167,7 @@ def write(rows: list[dict[str, Any]], prefix: Path) -> None:
         "numpy": np.__version__,
         "cpu": cpu(),
         "threads": 1,
-        "unit": "ms, median over rounds; ours_over_X is the median ratio within a round",
+        "unit": "ms, median over rounds; A_over_B is the median of the ratios within a round",
         "rows": rows,
     }
     Path(f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -179,10 +189,10 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
 
     labels = [f"{row['model']}\nbatch {row['batch']}" for row in rows]
     width = 0.8 / len(VARIANTS)
-    figure, axes = plt.subplots(figsize=(2 + 1.6 * len(rows), 4))
+    figure, axes = plt.subplots(figsize=(2.5 + 2.2 * len(rows), 4))
     for i, name in enumerate(VARIANTS):
         values = [row["float_ms"] / row.get(f"{name}_ms", float("nan")) for row in rows]
-        places = [x + (i - 1) * width for x in range(len(rows))]
+        places = [x + (i - len(VARIANTS) / 2 + 0.5) * width for x in range(len(rows))]
         bars = axes.bar(places, values, width, label=name)
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set_xticks(range(len(rows)), labels)

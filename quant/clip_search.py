@@ -9,7 +9,8 @@ import paddle
 from paddle import Tensor
 
 from .errors import QuantError
-from .functional import abs_max, max_code
+from .functional import abs_max
+from .grid import symmetric
 
 BINS = 2048
 
@@ -72,7 +73,7 @@ class Magnitudes:
         # Sums of counts * v^k over the bins below an index.
         below = [np.concatenate([[0.0], np.cumsum(counts * values**k)]) for k in range(3)]
         total = [sums[-1] for sums in below]
-        step = clips / max_code(bits)
+        step = clips / symmetric(bits).high
         to_zero = np.searchsorted(values, step / 2)
         inside = np.arange(used) + 1
         rounded = below[2][to_zero] + (below[0][inside] - below[0][to_zero]) * step**2 / 12

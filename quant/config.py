@@ -11,12 +11,13 @@ from typing import Any
 
 from .errors import ConfigError
 from .pact import INITS as PACT_INITS
+from .targets import TARGETS
 
 WEIGHT_TYPES = ("abs_max", "moving_average_abs_max", "channel_wise_abs_max")
 ACTIVATION_TYPES = ("abs_max", "moving_average_abs_max")
 PREPROCESS_TYPES = (None, "PACT")
 LAYER_TYPES = ("Conv2D", "Linear")
-DEPLOY_TARGETS = ("generic",)
+DEPLOY_TARGETS = tuple(TARGETS)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class QuantConfig:
         moving_rate: rho of the moving average, 0 < rho < 1.
         quantizable_layer_type: which layers are swapped, of 'Conv2D' and 'Linear'.
         skip_quant: names (or patterns as in `fnmatch`) of layers that stay float.
-        deploy_target: which engine's arithmetic the simulation follows; 'generic' is the
-            symmetric signed grid of 2^b - 1 codes.
+        deploy_target: which engine's arithmetic the simulation follows: 'generic' (each layer's
+            input by itself, on the symmetric grid of 2^b - 1 codes) or 'onednn' (Paddle Inference
+            with oneDNN int8: 255 unsigned steps where nothing is negative, residual sums in
+            integers; see placement.py).
 
     Raises:
         ConfigError: a value is not allowed; the message names key, value and what is allowed.
@@ -90,6 +93,11 @@ class QuantConfig:
         object.__setattr__(self, "quantizable_layer_type", layer_types)
         object.__setattr__(self, "skip_quant", _strings("skip_quant", self.skip_quant))
         _one_of("deploy_target", self.deploy_target, DEPLOY_TARGETS)
+        if self.deploy_target != "generic" and self.activation_bits != 8:
+            raise ConfigError(
+                f"activation_bits={self.activation_bits} with deploy_target="
+                f"{self.deploy_target!r}: that engine has 8-bit activations only"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any] | QuantConfig | None) -> QuantConfig:

@@ -22,6 +22,7 @@ from .quantizers import (
     WeightQuantizer,
     make,
 )
+from .targets import TARGETS
 
 
 def named_layers(net: nn.Layer) -> Iterator[tuple[str, Any]]:
@@ -123,6 +124,8 @@ class Converter:
         training = layer.training
         layer.__class__ = cls
         layer.quant_name = name
+        layer.target = TARGETS[self.config.deploy_target]
+        layer.is_placed = not layer.target.needs_graph
         layer._act_quant = self._activation_quantizer()
         layer._weight_quant = self._weight_quantizer(axis)
         for part in (layer._act_quant, layer._weight_quant):

@@ -92,14 +92,14 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
     if not any(True for _ in quantized_layers(net)):
         raise ExportError("the network holds no quantized layer: call quantize(net) first")
     traced = trace(net, input_spec)
-    weights = lower(traced)
-    if not weights:
+    lowered = lower(traced)
+    if not lowered.weights:
         raise ExportError("no quantized layer takes part in the network's forward")
     channels_first(traced.graph)
     traced.graph.prune()
-    suit_onednn(traced.graph)
+    suit_onednn(traced.graph, lowered.unsigned)
     paddle_format.save(traced.graph, prefix)
-    return _receipt(prefix, set(weights))
+    return _receipt(prefix, set(lowered.weights))
 
 
 def save_float_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | None) -> int:

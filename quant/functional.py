@@ -1,9 +1,10 @@
-"""Symmetric uniform fake quantization with b bits: r = 2^(b-1) - 1, zero point 0.
+"""Uniform fake quantization with zero point 0.
 
-NumPy reference, s being the scale (the largest magnitude that is represented):
+NumPy reference, s being the scale (the largest value that is represented), low and high the
+first and last code of the grid (see grid.py; -r and r = 2^(b-1) - 1 in the plain simulation):
 
-    q = np.clip(np.rint(x / s * r), -r, r)      # rint rounds half to even
-    y = q * s / r                               # s = 0 gives y = 0
+    q = np.clip(np.rint(x / s * high), low, high)      # rint rounds half to even
+    y = q * s / high                                   # s = 0 gives y = 0
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from .grid import Grid, symmetric
+
 # Adding and subtracting 1.5 * 2^23 leaves a float32 below 2^22 rounded half to even by the
 # float unit itself. paddle.round rounds halves away from zero on some builds.
 _ROUND_MAGIC = 12582912.0
@@ -24,59 +27,54 @@ _ROUND_MAGIC = 12582912.0
 _TINY = 1e-30
 
 
-def max_code(bits: int) -> int:
-    """r, the largest code of b bits on the symmetric grid."""
-    return 2 ** (bits - 1) - 1
-
-
 def round_half_even(x: Tensor) -> Tensor:
     """Rounds float32 values with |x| < 2^22 to the nearest integer, halves to the even one."""
     return (x + _ROUND_MAGIC) - _ROUND_MAGIC
 
 
-def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Codes of `x` as float32: clip(round(x / s * r), -r, r).
+def quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Codes of `x` as float32: clip(round(x / s * high), low, high).
 
     Args:
         x: float32, any shape.
         scale: float32, broadcastable to `x`; zero marks a tensor (or channel) that is all zero.
-        bits: width of a code.
+        grid: the codes.
     """
-    r = float(max_code(bits))
+    r = float(grid.high)
     # (r * (1 / s)) * x, in this order, is what Paddle's quantize_linear kernel computes: the
     # same order keeps the simulation and the exported file on the same side of every step.
     positive = scale > _TINY
     inverse = r * paddle.reciprocal(paddle.where(positive, scale, paddle.ones_like(scale)))
     inverse = paddle.where(positive, inverse, paddle.zeros_like(inverse))
     # Clip first: rounding by addition needs small values, and the outcome is the same.
-    return round_half_even(paddle.clip(x * inverse, -r, r))
+    return round_half_even(paddle.clip(x * inverse, float(grid.low), r))
 
 
-def dequantize(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Values of codes: q * s / r."""
-    return codes * scale / float(max_code(bits))
+def dequantize(codes: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Values of codes: q * s / high."""
+    return codes * scale / float(grid.high)
 
 
 class _FakeQuant(PyLayer):
     """quantize followed by dequantize; the gradient is handed through unchanged (STE)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: list[Any]) -> Tensor:
-        scale, bits = grid
-        return dequantize(quantize(x, scale, bits), scale, bits)
+    def forward(ctx: Any, x: Tensor, how: list[Any]) -> Tensor:
+        scale, grid = how
+        return dequantize(quantize(x, scale, grid), scale, grid)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
-def fake_quant(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+def fake_quant(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """Fake quantization with a straight-through gradient: dy/dx = 1 everywhere, none for s.
 
     Args:
         x: float tensor of any shape; the arithmetic is float32.
         scale: float32 tensor, broadcastable to `x`.
-        bits: width of a code, 2 to 16.
+        grid: the codes, of 2 to 16 bits.
 
     Source: Bengio et al., arXiv:1308.3432 (straight-through estimator); the identity gradient is
     that of Paddle's fake_quantize_dequantize ops.
@@ -84,7 +82,7 @@ def fake_quant(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     dtype = x.dtype
     if dtype != paddle.float32:
         x = x.astype("float32")
-    y = _FakeQuant.apply(x, [scale.detach(), bits])
+    y = _FakeQuant.apply(x, [scale.detach(), grid])
     return y if dtype == paddle.float32 else y.astype(dtype)
 
 
@@ -109,14 +107,14 @@ def abs_max(x: Tensor, axis: int | None = None) -> Tensor:
 
 
 def codes_numpy(x: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
-    """`quantize` in NumPy float32 with the same order of operations; int8 up to 8 bits.
+    """`quantize` on the symmetric grid, in NumPy float32 and in the same order; int8 up to 8 bits.
 
     Args:
         x: float32 weights.
         scale: float32, broadcastable to `x`.
         bits: width of a code.
     """
-    r = np.float32(max_code(bits))
+    r = np.float32(symmetric(bits).high)
     scale = scale.astype(np.float32)
     positive = scale > _TINY
     inverse = np.where(positive, r * (np.float32(1) / np.where(positive, scale, 1)), 0)

@@ -193,6 +193,12 @@ class Graph:
         self._add_var(0, name, shape, "float32")
         return name
 
+    def add_integers(self, name: str, shape: list[int]) -> str:
+        """Declares an int32 variable; returns its name."""
+        name = self._unique(name)
+        self._add_var(0, name, shape, "int32")
+        return name
+
     def add_permuted(self, name: str, like: str, axis: list[int]) -> str:
         """Declares a variable of the shape of `like` with its axes permuted."""
         shape = self.shape(like) or [-1] * len(axis)

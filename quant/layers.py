@@ -6,6 +6,7 @@ it its parameters, their names and optimizer settings, its hooks, and every refe
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from paddle import Tensor, nn
@@ -14,6 +15,15 @@ from paddle.nn import functional as F
 from . import markers
 from .full_precision import in_float32, without_autocast
 from .quantizers import ActivationQuantizer, WeightQuantizer
+from .targets import Target
+
+
+class InputRole(Enum):
+    """Who quantizes a layer's input, where several readers of one tensor share a quantizer."""
+
+    QUANTIZES = "observes and quantizes its input"
+    FOLLOWS = "quantizes its input with what the first reader has observed"
+    GIVEN = "its input comes quantized from the layer that computes it"
 
 
 class QuantizedLayer:
@@ -24,6 +34,9 @@ class QuantizedLayer:
     _act_quant: ActivationQuantizer
     _weight_quant: WeightQuantizer
     quant_name: str
+    target: Target
+    input_role: InputRole = InputRole.QUANTIZES
+    is_placed: bool = True
 
     def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input and weight as the integer kernel will see them, in float.
@@ -31,10 +44,19 @@ class QuantizedLayer:
         Both are computed in float32, mixed precision or not, and returned in the type of `x` and
         of the weight.
         """
+        if self.input_role is not InputRole.GIVEN:
+            x = self.quantized_input(x, observe=self.input_role is InputRole.QUANTIZES)
         if markers.tracing():
-            return markers.mark(self, x)
+            return x, markers.mark_weight(self)
         with without_autocast():
-            return in_float32(self._act_quant, x), in_float32(self._weight_quant, self.weight)
+            return x, in_float32(self._weight_quant, self.weight)
+
+    def quantized_input(self, x: Tensor, observe: bool = True) -> Tensor:
+        """`x` as this layer's input quantizer leaves it."""
+        if markers.tracing():
+            return markers.mark_input(self, x)
+        with without_autocast():
+            return in_float32(lambda value: self._act_quant(value, observe), x)
 
 
 class QuantizedConv2D(QuantizedLayer, nn.Conv2D):

@@ -67,7 +67,34 @@ def _sink(graph: Graph) -> None:
         for op in list(graph.ops()):
             if _axis(op) == _TO_LAST:
                 changed = _move_down(graph, op) or changed
+            elif _axis(op) == _TO_FIRST:
+                changed = _move_before_quantizer(graph, op) or changed
     graph.prune()
+
+
+def _move_before_quantizer(graph: Graph, transpose: Op) -> bool:
+    """Moves a to-first transpose before the quantizer of the network's input.
+
+    Engines look for the quantizer right before the convolution.
+    """
+    name = transpose.input("X")
+    producer = graph.producer(name)
+    if producer is None or producer.type not in ("quantize_linear", "dequantize_linear"):
+        return False
+    readers = graph.consumers(name)
+    if name in graph.outputs or any(_axis(reader) != _TO_FIRST for reader in readers):
+        return False
+    for reader in readers:
+        if reader is not transpose:
+            graph.redirect(reader.output("Out"), transpose.output("Out"))
+            graph.remove(reader)
+    source = producer.input("X")
+    first = graph.add_permuted(f"{source}.nchw", source, _TO_FIRST)
+    graph.insert(graph.block_of(producer), producer, _transpose(source, first, _TO_FIRST))
+    producer.set_input("X", [first])
+    producer.set_output("Y", transpose.outputs("Out"))
+    graph.remove(transpose)
+    return True
 
 
 def _move_down(graph: Graph, transpose: Op) -> bool:
@@ -84,11 +111,23 @@ def _move_down(graph: Graph, transpose: Op) -> bool:
         elif reader.type in _POINTWISE and reader.inputs("X") == [name]:
             _swap(graph, reader, {"X": [source]})
             moved = True
+        elif _adds_to_channels(graph, reader, name):
+            reader.set_attr("axis", 1)
+            _swap(graph, reader, {"X": [source]})
+            moved = True
         elif reader.type in ("elementwise_add", "elementwise_mul", "concat"):
             moved = _through_join(graph, reader) or moved
     if not graph.consumers(name):
         graph.remove(transpose)
     return moved
+
+
+def _adds_to_channels(graph: Graph, op: Op, name: str) -> bool:
+    """True for a bias: a vector that is added along the last of four axes."""
+    if op.type != "elementwise_add" or op.input("X") != name or op.attr("axis", -1) not in (-1, 3):
+        return False
+    bias = op.input("Y")
+    return bias in graph.constants and graph.constants[bias].ndim == 1
 
 
 def _through_join(graph: Graph, op: Op) -> bool:

@@ -8,6 +8,7 @@ BatchNorm is folded (see fold.py), and a Linear becomes a 1x1 convolution (linea
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,33 +16,49 @@ import numpy as np
 from .bounds import lower_bound
 from .errors import ExportError, QuantError
 from .fold import Tail, channel_axis, find_tail, fold
-from .functional import max_code
 from .graph import CONVOLUTIONS, Graph, Op, new_op
-from .linear_as_conv import as_convolution, has_known_rows
+from .grid import Grid, signed, symmetric, unsigned
+from .linear_as_conv import as_convolution, has_rows
 from .trace import Traced
 
 _INT8_MAX = 127.0
 _TIES_TO_EVEN = 0  # quantize_linear's round_type; its default, 1, rounds halves away from zero
 
 
-def lower(traced: Traced) -> list[str]:
-    """Rewrites the traced graph in place; returns the names of its int8 weight constants.
+@dataclass
+class Lowered:
+    """What `lower` has put into the graph.
+
+    Attributes:
+        weights: names of the int8 weight constants.
+        unsigned: the quantize_linear operators whose grid is unsigned.
+    """
+
+    weights: list[str] = field(default_factory=list)
+    unsigned: list[Op] = field(default_factory=list)
+
+
+def lower(traced: Traced) -> Lowered:
+    """Rewrites the traced graph in place.
 
     Raises:
         ExportError: a layer has no activation scale yet, more than 8 bits, or a quantizer of the
             user's own that gives no scale.
     """
-    graph, weights = traced.graph, []
+    graph, lowered = traced.graph, Lowered()
     stored: dict[bytes, tuple[str, str]] = {}
     for op in list(graph.ops()):
         found = [name for name in op.all_inputs() if name in traced.weights]
         if found:
-            weights.append(_lower_op(graph, op, found[0], traced.weights[found[0]], stored))
-    quantized: dict[tuple[str, float, int], str] = {}
+            layer = traced.weights[found[0]]
+            lowered.weights.append(_lower_op(graph, op, found[0], layer, stored))
+    quantized: dict[tuple[str, float, Grid], str] = {}
     for mark, layer in traced.inputs.items():
-        _quantize_input(graph, mark, layer, quantized)
+        quantize = _quantize_input(graph, mark, layer, quantized)
+        if quantize is not None and layer._act_quant.grid.is_unsigned:
+            lowered.unsigned.append(quantize)
     graph.prune()
-    return weights
+    return lowered
 
 
 def _lower_op(
@@ -65,8 +82,8 @@ def _lower_op(
     sign = np.where(scale > 0, np.where(gain < 0, -1, 1), 0)
     codes = (codes * sign.reshape(shape)).astype(np.int8)
 
-    if not is_conv and has_known_rows(graph, op.input("X")):
-        op, product = as_convolution(graph, op, tail)
+    if not is_conv and has_rows(graph, op.input("X")):
+        op, product = as_convolution(graph, op, tail, codes.shape[0])
         codes, axis = np.ascontiguousarray(codes.T)[:, :, None, None], 0
     elif not is_conv:
         # Stored transposed, so that oneDNN's passes leave it to a float kernel instead of taking
@@ -107,7 +124,7 @@ def _codes(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     # Not every build of Paddle lets a NaN through its maximum, so the weight itself is looked at.
     if not (np.isfinite(scale).all() and np.isfinite(layer.weight.numpy()).all()):
         raise ExportError(f"layer {name}: its weight holds NaN or Inf")
-    return codes, (scale * (_INT8_MAX / max_code(bits))).astype(np.float32)
+    return codes, (scale * (_INT8_MAX / symmetric(bits).high)).astype(np.float32)
 
 
 def _place_weight(
@@ -159,15 +176,16 @@ def _place_bias(
 
 
 def _quantize_input(
-    graph: Graph, mark: str, layer: Any, quantized: dict[tuple[str, float, int], str]
-) -> None:
+    graph: Graph, mark: str, layer: Any, quantized: dict[tuple[str, float, Grid], str]
+) -> Op | None:
     """Replaces the assign that marks a layer's input by quantize_linear and dequantize_linear.
 
     Layers that read the same tensor with the same scale share the pair; `quantized` remembers it.
+    Returns the new quantize_linear, if there is one.
     """
     assign = graph.producer(mark)
     if assign is None:
-        return
+        return None
     name = _name(layer)
     quantizer = layer._act_quant
     if quantizer.bits > 8:
@@ -185,15 +203,15 @@ def _quantize_input(
     if not np.isfinite(scale).all():
         raise ExportError(f"layer {name}: its activation scale is {scale[0]}")
     x, ops = assign.input("X"), []
-    r = max_code(quantizer.bits)
-    key = (x, float(scale[0]), r)
+    grid = quantizer.grid
+    key = (x, float(scale[0]), grid)
     if _in_main_block(graph, assign):
         if key in quantized:
             graph.redirect(mark, quantized[key])
             graph.remove(assign)
-            return
+            return None
         quantized[key] = mark
-    if _needs_clip(graph, x, float(scale[0]), r):
+    if _needs_clip(graph, x, float(scale[0]), grid):
         clipped = graph.add_like(f"{mark}.clipped", x)
         ops.append(
             new_op(
@@ -205,19 +223,21 @@ def _quantize_input(
             )
         )
         x = clipped
+    # Of an unsigned grid of 8 bits the scale is stored as it is: oneDNN makes 255 steps of it
+    # where it knows that the tensor is not negative, which onednn.py sees to.
+    r = _INT8_MAX if grid.is_unsigned else grid.high
     stored = graph.add_constant(f"{name}.input.scale", (scale * (_INT8_MAX / r)).astype(np.float32))
     zero = _zero_point(graph)
     codes = graph.add_like(f"{mark}.codes", x)
     common = {"quant_axis": -1, "bit_length": 8, "round_type": _TIES_TO_EVEN}
-    ops.append(
-        new_op(
-            "quantize_linear",
-            {"X": [x], "Scale": [stored], "ZeroPoint": [zero]},
-            {"Y": [codes]},
-            is_test=True,
-            **common,
-        )
+    quantize = new_op(
+        "quantize_linear",
+        {"X": [x], "Scale": [stored], "ZeroPoint": [zero]},
+        {"Y": [codes]},
+        is_test=True,
+        **common,
     )
+    ops.append(quantize)
     ops.append(
         new_op(
             "dequantize_linear",
@@ -227,10 +247,13 @@ def _quantize_input(
         )
     )
     graph.replace(assign, ops)
+    return quantize
 
 
-def _needs_clip(graph: Graph, x: str, scale: float, r: int) -> bool:
-    """quantize_linear saturates at -128 and +127; the simulation at -r and +r."""
-    if r != 127:
+def _needs_clip(graph: Graph, x: str, scale: float, grid: Grid) -> bool:
+    """quantize_linear saturates at -128 and +127; the symmetric grid of b bits at -r and +r."""
+    if grid in (signed(8), unsigned(8)):
+        return False
+    if grid.high != _INT8_MAX:
         return True
     return lower_bound(graph, x) < -scale * (127.5 / 127) * (1 - 1e-6)

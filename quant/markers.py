@@ -1,44 +1,61 @@
-"""While a network is traced for export, quantized layers leave marks instead of fake quant.
+"""While a network is traced, quantized layers leave marks instead of fake quantizing.
 
-Around each quantized layer the trace then holds
+A mark is an operator that changes nothing (`assign`), on the input and on the weight of each
+quantized layer. The export puts the quantizers there:
 
     x       -> quantize_linear(activation scale) -> dequantize_linear -> conv2d / matmul
     codes   -> dequantize_linear(weight scales)  -> its weight
 
-with the integer codes as an int8 constant: the graph that the exported file stores.
+with the integer codes as an int8 constant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from paddle import Tensor
+
+
+class Emitter(Protocol):
+    """Leaves the marks of one trace."""
+
+    def mark_input(self, layer: Any, x: Tensor) -> Tensor:
+        """`x`, marked as what the input quantizer of `layer` quantizes."""
+
+    def mark_weight(self, layer: Any) -> Tensor:
+        """The weight of `layer`, marked."""
 
 
 class _Trace:
     """The emitter of the trace that runs, if any (one at a time)."""
 
-    emit: Any | None = None
+    emitter: Emitter | None = None
 
 
 def tracing() -> bool:
-    """True while a network is traced for export."""
-    return _Trace.emit is not None
+    """True while a network is traced."""
+    return _Trace.emitter is not None
 
 
 @contextmanager
-def emitting(emit: Any) -> Iterator[None]:
-    """Lets `emit(layer, x) -> (x, weight)` stand in for the quantizers of every layer."""
-    _Trace.emit = emit
+def emitting(emitter: Emitter) -> Iterator[None]:
+    """Lets `emitter` stand in for the quantizers of every layer."""
+    _Trace.emitter = emitter
     try:
         yield
     finally:
-        _Trace.emit = None
+        _Trace.emitter = None
 
 
-def mark(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Input and weight of a layer, as the running trace marks them."""
-    assert _Trace.emit is not None
-    return _Trace.emit(layer, x)
+def mark_input(layer: Any, x: Tensor) -> Tensor:
+    """`x`, marked in the running trace as what the input quantizer of `layer` quantizes."""
+    assert _Trace.emitter is not None
+    return _Trace.emitter.mark_input(layer, x)
+
+
+def mark_weight(layer: Any) -> Tensor:
+    """The weight of `layer`, marked in the running trace."""
+    assert _Trace.emitter is not None
+    return _Trace.emitter.mark_weight(layer)

@@ -46,16 +46,71 @@ _SIX = 6.0  # where relu6 saturates
 _U8_STEPS, _S8_STEPS = 255.0, 127.0
 
 
-def suit_onednn(graph: Graph) -> None:
-    """Rewrites the lowered graph in place; on plain CPU it computes the same values as before."""
+def suit_onednn(graph: Graph, unsigned: list[Op]) -> None:
+    """Rewrites the lowered graph in place; on plain CPU it computes the same values as before.
+
+    Args:
+        graph: what lower.py and layout.py made of the network.
+        unsigned: the quantize_linear operators that stand for 255 unsigned steps.
+    """
     for op in list(graph.ops()):
         if op.type == "quantize_linear":
+            if any(op is other for other in unsigned):
+                _suit_unsigned(graph, op)
+                continue
             if not _scale_stays(graph, op):
                 _copy_for_quantizer(graph, op)
             _suit_relus(graph, op)
     for op in list(graph.ops()):
         if op.type == "elementwise_add":
             _keep_sum_apart(graph, op)
+
+
+def is_concatenated(graph: Graph, name: str) -> bool:
+    """True where the passes hand the scale of `name` on to a concat, whose integers are signed."""
+    producer = graph.producer(name)
+    if producer is None:
+        return False
+    if producer.type == "concat":
+        return True
+    return producer.type in _HANDED_ON and is_concatenated(graph, _source(producer))
+
+
+def _suit_unsigned(graph: Graph, quantize: Op) -> None:
+    """Makes sure that the passes know the quantizer's input as unsigned.
+
+    They do where a relu (or a relu6 within a convolution) has a scale of its own; so has one whose
+    result goes straight into the quantizer. One behind a pooling or a reshape is told by a
+    dequantize_linear that nobody reads. Anything else goes through a relu, which changes nothing.
+    """
+    x = quantize.input("X")
+    if _scale_stays(graph, quantize):
+        root = _root(graph, x)
+        producer = graph.producer(root)
+        if producer is not None and _is_known_unsigned(graph, producer):
+            if root != x:
+                block = graph.block_of(producer)
+                graph.insert_after(block, producer, _say_scale(graph, root, quantize))
+            return
+    copy = graph.add_like(f"{x}.unsigned", x)
+    relu = new_op("relu", {"X": [x]}, {"Out": [copy]})
+    graph.insert(graph.block_of(quantize), quantize, relu)
+    quantize.set_input("X", [copy])
+
+
+def _root(graph: Graph, name: str) -> str:
+    """Where `name` comes from by way of operators that hand a scale on."""
+    producer = graph.producer(name)
+    while producer is not None and producer.type in _HANDED_ON:
+        name = _source(producer)
+        producer = graph.producer(name)
+    return name
+
+
+def _is_known_unsigned(graph: Graph, op: Op) -> bool:
+    if op.type == "relu6":
+        return _is_convolution_result(graph, op.input("X"))
+    return op.type == "relu"
 
 
 def _scale(graph: Graph, quantize: Op) -> float:
@@ -92,7 +147,8 @@ def _source(op: Op) -> str:
 def _copy_for_quantizer(graph: Graph, quantize: Op) -> None:
     x, scale = quantize.input("X"), _scale(graph, quantize)
     copy = graph.add_like(f"{x}.saturated", x)
-    saturate = new_op("clip", {"X": [x]}, {"Out": [copy]}, min=-scale, max=scale)
+    # Codes reach down to -128; where the network stops at -127, lower.py has seen to it.
+    saturate = new_op("clip", {"X": [x]}, {"Out": [copy]}, min=-scale * 128 / 127, max=scale)
     graph.insert(graph.block_of(quantize), quantize, saturate)
     quantize.set_input("X", [copy])
 
@@ -141,7 +197,8 @@ def _use_relu6(
     quantize.set_input("Scale", [six])
     dequantize.set_input("Scale", [six])
     bounded = new_op("relu6", {"X": relu.inputs("X")}, {"Out": [x]})
-    graph.replace(relu, [bounded, _say_scale(graph, x, quantize)])
+    hint = graph.add_constant(f"{x}.u8_scale", np.array([_SIX * _U8_STEPS / _S8_STEPS], np.float32))
+    graph.replace(relu, [bounded, _say_scale(graph, x, quantize, hint)])
 
 
 def _between_convolutions(
@@ -190,11 +247,15 @@ def _multiply(graph: Graph, constant: str, factor: float) -> None:
     graph.constants[constant] = value.astype(np.float32)
 
 
-def _say_scale(graph: Graph, x: str, quantize: Op) -> Op:
-    hint = graph.add_constant(f"{x}.u8_scale", np.array([_SIX * _U8_STEPS / _S8_STEPS], np.float32))
+def _say_scale(graph: Graph, x: str, quantize: Op, scale: str | None = None) -> Op:
+    """A dequantize_linear of `x` that nobody reads: oneDNN's passes take the scale from it."""
     return new_op(
         "dequantize_linear",
-        {"X": [x], "Scale": [hint], "ZeroPoint": quantize.inputs("ZeroPoint")},
+        {
+            "X": [x],
+            "Scale": quantize.inputs("Scale") if scale is None else [scale],
+            "ZeroPoint": quantize.inputs("ZeroPoint"),
+        },
         {"Y": [graph.add_like(f"{x}.unread", x)]},
         quant_axis=-1,
         bit_length=8,
@@ -205,6 +266,8 @@ def _say_scale(graph: Graph, x: str, quantize: Op) -> Op:
 def _keep_sum_apart(graph: Graph, add: Op) -> None:
     if any(name in graph.constants for name in add.all_inputs()):
         return
+    if any(_is_quantized(graph, name) for name in add.all_inputs()):
+        return  # a residual that is an integer tensor, as placement.py arranges it
     for slot in ("X", "Y"):
         name = add.input(slot)
         if _is_convolution_result(graph, name) and graph.is_private(name):
@@ -212,6 +275,11 @@ def _keep_sum_apart(graph: Graph, add: Op) -> None:
             identity = new_op("leaky_relu", {"X": [name]}, {"Out": [apart]}, alpha=1.0)
             graph.insert(graph.block_of(add), add, identity)
             add.set_input(slot, [apart])
+
+
+def _is_quantized(graph: Graph, name: str) -> bool:
+    producer = graph.producer(name)
+    return producer is not None and producer.type == "dequantize_linear"
 
 
 def _is_convolution_result(graph: Graph, name: str) -> bool:

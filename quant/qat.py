@@ -14,6 +14,7 @@ from .convert import Converter, quantized_layers
 from .errors import QuantError
 from .export import Receipt, save_quantized_model
 from .freeze import freeze
+from .placement import PlaceOnFirstCall, place
 from .report import report
 from .verify import Verdict, verify
 
@@ -50,7 +51,12 @@ class QAT:
             self.config, weight_preprocess, act_preprocess, weight_quantize, act_quantize
         )
 
-    def quantize(self, net: nn.Layer, inplace: bool = True) -> nn.Layer:
+    def quantize(
+        self,
+        net: nn.Layer,
+        inplace: bool = True,
+        input_spec: Sequence[Any] | None = None,
+    ) -> nn.Layer:
         """Swaps the Conv2D and Linear layers of `net` for fake-quant ones; returns the network.
 
         Parameters, their names and their settings stay, so a float checkpoint still loads.
@@ -59,12 +65,20 @@ class QAT:
         Args:
             net: any network.
             inplace: False works on a deep copy and leaves `net` as it is.
+            input_spec: one paddle.static.InputSpec per input. A `deploy_target` other than
+                'generic' is found by tracing the network; without a spec that happens at the
+                first call, with the shapes of its inputs.
         """
         if not isinstance(net, nn.Layer):
             raise QuantError(f"quantize takes a paddle.nn.Layer, not {type(net).__name__}")
         if not inplace:
             net = copy.deepcopy(net)
         self._converter.convert(net)
+        if any(not layer.is_placed for _, layer in quantized_layers(net)):
+            if input_spec is not None:
+                place(net, input_spec)
+            else:
+                net.register_forward_pre_hook(PlaceOnFirstCall())
         return net
 
     def calibrate(self, net: nn.Layer, batches: Iterable[Any]) -> int:
@@ -96,7 +110,8 @@ class QAT:
         Raises:
             ExportError: the network cannot be traced, or a layer cannot be stored as int8.
         """
-        return save_quantized_model(self._quantized(net), path, input_spec)
+        place(self._quantized(net), input_spec)
+        return save_quantized_model(net, path, input_spec)
 
     def verify(self, net: nn.Layer, path: str, batches: Iterable[Any]) -> Verdict:
         """Runs the exported file on plain CPU and on oneDNN int8, and compares with `net`.

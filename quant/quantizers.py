@@ -21,6 +21,7 @@ from paddle import Tensor, nn
 from . import distributed
 from .errors import QuantError
 from .functional import abs_max, codes_numpy, fake_quant
+from .grid import Grid, symmetric
 from .pact import Pact
 
 
@@ -32,6 +33,7 @@ class ObservedQuantizer(nn.Layer):
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
+        self.grid = symmetric(bits)
         self.observing = True
         self.fake_quant_enabled = True
         self.calibrating = False
@@ -57,17 +59,20 @@ class ObservedQuantizer(nn.Layer):
         for buffer in self.buffers():
             buffer.set_value(paddle.zeros_like(buffer))
 
-    def forward(self, x: Tensor, upper: Tensor | None = None) -> Tensor:
-        """Observes `x` where it should, and fake quantizes it with a scale of at most `upper`."""
+    def forward(self, x: Tensor, upper: Tensor | None = None, observe: bool = True) -> Tensor:
+        """Observes `x` where it should, and fake quantizes it with a scale of at most `upper`.
+
+        `observe` is False for a tensor that has been observed already in this step.
+        """
         observed = self.observes_now
-        if observed:
+        if observed and observe:
             self.observe(x)
         if not self.fake_quant_enabled:
             return x
         if not self._warned:
             self._warn_if_empty()
         scale = self._scale_for(observed)
-        return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.bits)
+        return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.grid)
 
     def _warn_if_empty(self) -> None:
         self._warned = True  # or found to need no warning
@@ -85,6 +90,11 @@ class ObservedQuantizer(nn.Layer):
     def has_scale(self) -> bool:
         """True once a tensor has been observed (or a checkpoint loaded)."""
         raise NotImplementedError
+
+    def describe_grid(self) -> str:
+        """Width and, where it is not the symmetric one, range of the codes, for print(net)."""
+        grid = "" if self.grid == symmetric(self.bits) else f", {self.grid}"
+        return f"bits={self.bits}{grid}"
 
     def scale_numpy(self) -> np.ndarray:
         """The scale as float32 of shape [1]."""
@@ -120,7 +130,7 @@ class MovingAverageAbsMax(ObservedQuantizer):
 
     def extra_repr(self) -> str:
         """How this quantizer works, for print(net)."""
-        return f"{self.type_name}, bits={self.bits}, moving_rate={self.moving_rate}"
+        return f"{self.type_name}, {self.describe_grid()}, moving_rate={self.moving_rate}"
 
 
 class AbsMax(ObservedQuantizer):
@@ -152,7 +162,7 @@ class AbsMax(ObservedQuantizer):
 
     def extra_repr(self) -> str:
         """How this quantizer works, for print(net)."""
-        return f"{self.type_name}, bits={self.bits}"
+        return f"{self.type_name}, {self.describe_grid()}"
 
 
 class ActivationQuantizer(nn.Layer):
@@ -177,13 +187,20 @@ class ActivationQuantizer(nn.Layer):
         """False for a quantizer of the user's own."""
         return isinstance(self.quantizer, ObservedQuantizer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The fake-quantized tensor."""
+    @property
+    def grid(self) -> Grid:
+        """The codes; those of a quantizer of the user's own are taken to be symmetric."""
+        if isinstance(self.quantizer, ObservedQuantizer):
+            return self.quantizer.grid
+        return symmetric(self.bits)
+
+    def forward(self, x: Tensor, observe: bool = True) -> Tensor:
+        """The fake-quantized tensor; `observe` is False where `x` has been observed already."""
         quantizer = self.quantizer
         if self.preprocess is not None and getattr(quantizer, "fake_quant_enabled", True):
             x = self.preprocess(x)
         if isinstance(quantizer, ObservedQuantizer):
-            return quantizer(x, self._upper_bound())
+            return quantizer(x, self._upper_bound(), observe)
         return quantizer(x)
 
     def _upper_bound(self) -> Tensor | None:
@@ -241,7 +258,7 @@ class WeightAbsMax(nn.Layer):
         """The fake-quantized tensor."""
         if not self.fake_quant_enabled:
             return weight
-        return fake_quant(weight, self.scale_of(weight), self.bits)
+        return fake_quant(weight, self.scale_of(weight), symmetric(self.bits))
 
     def extra_repr(self) -> str:
         """How this quantizer works, for print(net)."""

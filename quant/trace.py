@@ -15,17 +15,49 @@ from paddle.base.proto import framework_pb2 as pb
 from . import compat, markers
 from .convert import named_layers
 from .errors import ExportError
+from .full_precision import without_autocast
 from .graph import Graph
 from .modes import evaluating
 
 
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer: what it returned, where that is one tensor, and when it was over."""
+
+    layer: Any
+    output: str | None
+    ops_before_end: int
+
+
 @dataclass
 class Traced:
-    """A graph, and for which quantized layer a tensor of it is the input or the weight."""
+    """A graph, and for which quantized layer a tensor of it is the input or the weight.
+
+    `calls` holds every call of a layer, in the order in which they ended.
+    """
 
     graph: Graph
     inputs: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
+    calls: list[LayerCall] = field(default_factory=list)
+
+
+class _Marks:
+    """Marks inputs and weights with `assign`, and remembers which layer each belongs to."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Any] = {}
+        self.weights: dict[str, Any] = {}
+
+    def mark_input(self, layer: Any, x: Tensor) -> Tensor:
+        marked = paddle.assign(x)
+        self.inputs[marked.name] = layer
+        return marked
+
+    def mark_weight(self, layer: Any) -> Tensor:
+        marked = paddle.assign(layer.weight)
+        self.weights[marked.name] = layer
+        return marked
 
 
 class _Shell(nn.Layer):
@@ -50,15 +82,16 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
         ExportError: the network cannot be traced; the message holds Paddle's reason.
     """
     specs = _check_spec(net, input_spec)
-    inputs_of: dict[str, Any] = {}
-    weights_of: dict[str, Any] = {}
-
-    def emit(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        marked_x, marked_weight = paddle.assign(x), paddle.assign(layer.weight)
-        inputs_of[marked_x.name], weights_of[marked_weight.name] = layer, layer
-        return marked_x, marked_weight
-
-    with evaluating(net), _forward_kept(net), compat.old_ir(), markers.emitting(emit):
+    marks = _Marks()
+    calls: list[LayerCall] = []
+    with (
+        evaluating(net),
+        _forward_kept(net),
+        compat.old_ir(),
+        markers.emitting(marks),
+        _calls_recorded(net, calls),
+        without_autocast(),
+    ):
         shell = _Shell(net)
         shell.eval()
         try:
@@ -77,7 +110,7 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
     graph = Graph(program, _constants(net, program), inputs, outputs)
     if not outputs:
         raise ExportError(f"{type(net).__name__} returns no tensor")
-    return Traced(graph, inputs_of, weights_of)
+    return Traced(graph, marks.inputs, marks.weights, calls)
 
 
 def _refresh_weights(net: nn.Layer) -> None:
@@ -136,6 +169,21 @@ def _tensors_of(layer: Any) -> Iterator[Tensor]:
         for tensor in group.values():
             if tensor is not None:
                 yield tensor
+
+
+@contextmanager
+def _calls_recorded(net: nn.Layer, calls: list[LayerCall]) -> Iterator[None]:
+    def hook(layer: Any, _: Any, output: Any) -> None:
+        block = paddle.static.default_main_program().current_block()
+        name = getattr(output, "name", None)
+        calls.append(LayerCall(layer, name, len(block.ops)))
+
+    hooks = [layer.register_forward_post_hook(hook) for _, layer in named_layers(net)]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 from quant import functional
+from quant.grid import symmetric
 
 
 def reference(x: np.ndarray, scale, bits: int) -> np.ndarray:
@@ -24,7 +25,7 @@ def close_to_a_tie(x: np.ndarray, scale, bits: int) -> np.ndarray:
 
 def run(x: np.ndarray, scale, bits: int) -> np.ndarray:
     scale = paddle.to_tensor(np.asarray(scale, np.float32))
-    return functional.fake_quant(paddle.to_tensor(x), scale, bits).numpy()
+    return functional.fake_quant(paddle.to_tensor(x), scale, symmetric(bits)).numpy()
 
 
 @pytest.mark.parametrize("bits", range(2, 17))
@@ -80,7 +81,7 @@ def test_values_are_those_of_paddles_own_op(bits):
     theirs, scale = paddle._legacy_C_ops.fake_quantize_dequantize_abs_max(
         tensor, paddle.zeros_like(tensor), paddle.zeros([1]), "bit_length", bits, "round_type", 0
     )
-    ours = functional.fake_quant(tensor, functional.abs_max(tensor), bits)
+    ours = functional.fake_quant(tensor, functional.abs_max(tensor), symmetric(bits))
     np.testing.assert_array_equal(functional.abs_max(tensor), scale)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -95,7 +96,7 @@ def test_channel_wise_values_are_those_of_paddles_own_op(axis):
         paddle.zeros([x.shape[axis]]),
         *("bit_length", 8, "round_type", 0, "quant_axis", axis),
     )
-    ours = functional.fake_quant(tensor, functional.abs_max(tensor, axis), 8)
+    ours = functional.fake_quant(tensor, functional.abs_max(tensor, axis), symmetric(8))
     np.testing.assert_array_equal(functional.abs_max(tensor, axis).numpy().ravel(), scale)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -104,14 +105,14 @@ def test_the_gradient_for_x_is_the_identity_also_where_it_saturates():
     x = paddle.to_tensor(np.linspace(-3, 3, 41, dtype=np.float32), stop_gradient=False)
     scale = paddle.to_tensor([1.0], stop_gradient=False)
     weights = np.random.default_rng(3).normal(size=41).astype(np.float32)
-    (functional.fake_quant(x, scale, 4) * paddle.to_tensor(weights)).sum().backward()
+    (functional.fake_quant(x, scale, symmetric(4)) * paddle.to_tensor(weights)).sum().backward()
     np.testing.assert_array_equal(x.grad, weights)
     assert scale.grad is None or (scale.grad.numpy() == 0).all()
 
 
 def test_the_type_of_the_input_is_kept():
     x = paddle.to_tensor(np.array([-1.0, 0.3, 1.0])).astype("float64")
-    y = functional.fake_quant(x, paddle.to_tensor([1.0]), 8)
+    y = functional.fake_quant(x, paddle.to_tensor([1.0]), symmetric(8))
     assert y.dtype == paddle.float64
     np.testing.assert_allclose(y, [-1, 38 / 127, 1], rtol=1e-6)
 
@@ -123,7 +124,7 @@ def test_numpy_codes_are_the_codes_of_the_simulation(bits):
     scale[3] = 0
     codes = functional.codes_numpy(x, scale, bits)
     assert codes.dtype == (np.int8 if bits <= 8 else np.int16)
-    simulated = functional.quantize(paddle.to_tensor(x), paddle.to_tensor(scale), bits)
+    simulated = functional.quantize(paddle.to_tensor(x), paddle.to_tensor(scale), symmetric(bits))
     np.testing.assert_array_equal(codes.astype(np.float32), simulated)
     assert np.abs(codes).max() == 2 ** (bits - 1) - 1 and (codes[3] == 0).all()
 

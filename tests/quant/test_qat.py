@@ -107,6 +107,31 @@ def test_an_odd_network_goes_all_the_way(odd_network, networks, tmp_path):
     )
 
 
+# Shapes that stay open do not tell how to trace, so these two are traced with a spec.
+SPEC_FIRST = ("open_image_size", "batch_of_one")
+
+
+def test_an_odd_network_goes_all_the_way_to_onednn(odd_network, networks, tmp_path):
+    """The simulation of oneDNN's own arithmetic is what oneDNN computes, in any network."""
+    case = networks.CASES[odd_network]
+    words = odd_network == "words"
+    dtype = "int64" if words else "float32"
+    batches = word_batches() if words else [inputs_of(case.shapes, seed) for seed in range(5)]
+    quanter = QAT({"deploy_target": "onednn"})
+    net = quanter.quantize(
+        case.build(),
+        input_spec=specs(case.shapes, dtype) if odd_network in SPEC_FIRST else None,
+    )
+    assert np.isfinite(train(net, batches[:4], 0.01)).all()
+    before = evaluate(net, batches[4])
+    quanter.save_quantized_model(net, str(tmp_path / "net"), specs(case.shapes, dtype))
+    verdict = quanter.verify(net, str(tmp_path / "net"), [[batch] for batch in batches[3:]])
+    assert verdict.passed, str(verdict)
+    found = Predictor(str(tmp_path / "net"), "onednn")(batches[4])
+    for a, b in zip(before, found):
+        assert np.abs(a - b).mean() <= 0.01 * max(np.ptp(a), 1e-6)
+
+
 CONFIGS = {
     f"{weights}-{activations}": {
         "weight_quantize_type": weights,

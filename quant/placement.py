@@ -1,0 +1,248 @@
+"""Where an engine keeps integers, read off the traced network, and the quantizers set to that.
+
+The plain simulation quantizes the input of each layer by itself. An engine has one integer tensor
+where several operators read it, has unsigned integers where nothing can be negative, and may add a
+residual inside the convolution before the sum. For such a target
+
+* an input that cannot be negative gets an unsigned grid;
+* layers that read one tensor share one quantizer;
+* a tensor that a layer and a residual sum read is quantized where it is computed, by a hook on the
+  layer that returns it, so that the sum reads what the engine has.
+
+A residual sum counts where the engine fuses it: one side is the result of a quantized convolution
+that nobody else reads, the other such a shared tensor, and the sum (after a relu, if there is one)
+is itself quantized; both tensors are unsigned and a relu follows, or none of it. Where a sum is
+anything else it stays in float, in the simulation and in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+
+from . import markers
+from .bounds import lower_bound
+from .convert import quantized_layers
+from .errors import QuantError
+from .graph import CONVOLUTIONS, Graph, Op
+from .grid import signed, unsigned
+from .layers import InputRole
+from .onednn import is_concatenated
+from .targets import Target
+from .trace import LayerCall, Traced, trace
+
+_RELUS = ("relu", "relu6")
+# Layers whose members are called one after the other: another sublayer would be one of them.
+_CONTAINERS = (nn.Sequential, nn.LayerList)
+
+
+def place(net: nn.Layer, input_spec: Sequence[Any] | None) -> None:
+    """Sets grids and shared quantizers of `net` for the target that it was quantized for.
+
+    Placing a placed network changes nothing.
+
+    Raises:
+        ExportError: the network cannot be traced.
+    """
+    layers = [layer for _, layer in quantized_layers(net)]
+    if all(layer.is_placed for layer in layers):
+        return
+    traced = trace(net, input_spec)
+    _Placement(traced, layers[0].target).apply()
+    for layer in layers:
+        layer.is_placed = True
+
+
+class PlaceOnFirstCall:
+    """A hook that places a network when it is first called, with the inputs of that call."""
+
+    def __call__(self, net: nn.Layer, inputs: Any) -> None:
+        """Traces with the shapes of `inputs`, any number of them along the first axis."""
+        if markers.tracing() or all(layer.is_placed for _, layer in quantized_layers(net)):
+            return
+        if not inputs or not all(isinstance(item, Tensor) for item in inputs):
+            raise QuantError(
+                "the grids of this deploy_target are found by tracing, and the first call has no "
+                "plain tensors to trace with: pass input_spec to quantize()"
+            )
+        place(net, [_spec(item) for item in inputs])
+
+
+def _spec(x: Tensor) -> paddle.static.InputSpec:
+    shape = [None, *x.shape[1:]] if x.shape else []
+    return paddle.static.InputSpec(shape=shape, dtype=x.dtype)
+
+
+class _QuantizeOutput:
+    """A hook that quantizes what a layer returns, with the input quantizer of a later layer."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+
+    def __call__(self, layer: nn.Layer, inputs: Any, output: Tensor) -> Tensor:
+        return self.reader.quantized_input(output)
+
+
+@dataclass
+class _Sum:
+    """A residual sum that a convolution can take in.
+
+    Attributes:
+        op: the elementwise_add.
+        residual: the tensor that is added to the convolution's result.
+        result: the sum, after a relu where one follows.
+        has_relu: whether one does.
+    """
+
+    op: Op
+    residual: str
+    result: str
+    has_relu: bool
+
+
+class _Placement:
+    """The decisions for one traced network."""
+
+    def __init__(self, traced: Traced, target: Target) -> None:
+        self.traced, self.target = traced, target
+        self.graph: Graph = traced.graph
+        self.order = {id(op): i for i, op in enumerate(self.graph.blocks[0])}
+        self.marks: dict[str, list[Any]] = {}  # by tensor: the layers that quantize it
+        self.tensors: dict[int, list[str]] = {}  # by layer: the tensors that it quantizes
+        for mark, layer in traced.inputs.items():
+            assign = self.graph.producer(mark)
+            if assign is not None:
+                self.marks.setdefault(assign.input("X"), []).append(layer)
+                self.tensors.setdefault(id(layer), []).append(assign.input("X"))
+
+    def apply(self) -> None:
+        """Sets grids, shared quantizers and hooks."""
+        sources = {total.residual: self._source(total.residual) for total in self._sums()}
+        for tensor, layers in self.marks.items():
+            for layer in layers:
+                quantizer = layer._act_quant
+                if self.target.saturates_low and quantizer.is_builtin():
+                    all_unsigned = all(map(self._is_unsigned, self.tensors[id(layer)]))
+                    grid = unsigned if all_unsigned and self.target.unsigned else signed
+                    quantizer.quantizer.grid = grid(quantizer.bits)
+            source = sources.get(tensor)
+            if source is not None or self._may_share(tensor):
+                _share(layers, source)
+
+    def _is_unsigned(self, tensor: str) -> bool:
+        return lower_bound(self.graph, tensor) >= 0 and not is_concatenated(self.graph, tensor)
+
+    def _may_share(self, tensor: str) -> bool:
+        """True where each layer that reads the tensor reads no other, and all are alike."""
+        layers = self.marks.get(tensor, [])
+        return bool(layers) and all(len(self.tensors[id(layer)]) == 1 for layer in layers)
+
+    # --- residual sums ---------------------------------------------------------------------
+
+    def _sums(self) -> list[_Sum]:
+        """The sums that the engine fuses: all candidates, less those that fail for the rest."""
+        if not self.target.sums_integers:
+            return []
+        found = [s for op in self.graph.blocks[0] for s in self._candidates(op)]
+        while True:
+            kept = [total for total in found if self._holds(total, found)]
+            if len(kept) == len(found):
+                return kept
+            found = kept
+
+    def _candidates(self, op: Op) -> list[_Sum]:
+        if op.type != "elementwise_add":
+            return []
+        graph, sides = self.graph, (op.input("X"), op.input("Y"))
+        if any(side in graph.constants for side in sides):
+            return []
+        if graph.shape(sides[0]) != graph.shape(sides[1]):
+            return []
+        result, has_relu = op.output("Out"), False
+        reader = graph.consumers(result)[0] if graph.is_private(result) else None
+        if reader is not None and reader.type in _RELUS:
+            result, has_relu = reader.output("Out"), True
+        return [
+            _Sum(op, residual, result, has_relu)
+            for residual, other in (sides, sides[::-1])
+            if residual in self.marks and self._is_product(other)
+        ]
+
+    def _is_product(self, name: str) -> bool:
+        """True for the result of a quantized convolution, with its bias and BatchNorm."""
+        graph = self.graph
+        for _ in range(3):
+            op = graph.producer(name)
+            if op is None or not graph.is_private(name):
+                return False
+            if op.type in CONVOLUTIONS:
+                return op.input("Filter") in self.traced.weights
+            if op.type != "batch_norm" and not self._adds_constant(op):
+                return False
+            name = op.input("X")
+        return False
+
+    def _adds_constant(self, op: Op) -> bool:
+        """True for the bias of a layer, which may be reshaped first."""
+        if op.type != "elementwise_add":
+            return False
+        name = op.input("Y")
+        maker = self.graph.producer(name)
+        return name in self.graph.constants or (
+            maker is not None and all(x in self.graph.constants for x in maker.all_inputs())
+        )
+
+    def _holds(self, total: _Sum, sums: list[_Sum]) -> bool:
+        residual, result = total.residual, total.result
+        if not self._may_share(residual) or not self._may_share(result):
+            return False
+        if not self._is_unsigned(residual) == self._is_unsigned(result) == total.has_relu:
+            return False
+        if self._source(residual) is None:
+            return False
+        return all(self._only_quantized(name, sums) for name in (residual, result))
+
+    def _only_quantized(self, tensor: str, sums: list[_Sum]) -> bool:
+        """True where the tensor is read by quantizers, and as the residual of fused sums."""
+        if tensor in self.graph.outputs:
+            return False
+        fused = [total.op for total in sums if total.residual == tensor]
+        readers = self.graph.consumers(tensor)
+        return all(
+            op.output("Out") in self.traced.inputs
+            if op.type == "assign"
+            else any(op is total for total in fused)
+            for op in readers
+        )
+
+    def _source(self, tensor: str) -> Any | None:
+        """The layer that returns `tensor` before anything reads it, called once per forward."""
+        first_read = min(self.order.get(id(op), -1) for op in self.graph.consumers(tensor))
+        counts: dict[int, int] = {}
+        for call in self.traced.calls:
+            counts[id(call.layer)] = counts.get(id(call.layer), 0) + 1
+        for call in self.traced.calls:
+            once = counts[id(call.layer)] == 1
+            if call.output == tensor and once and _can_hold_hook(call, first_read):
+                return call.layer
+        return None
+
+
+def _can_hold_hook(call: LayerCall, first_read: int) -> bool:
+    return call.ops_before_end <= first_read and not isinstance(call.layer, _CONTAINERS)
+
+
+def _share(layers: list[Any], source: Any | None) -> None:
+    """Gives all `layers` the input quantizer of the first; `source` computes their input."""
+    owner = layers[0]
+    for layer in layers[1:]:
+        layer._act_quant = owner._act_quant
+        layer.input_role = InputRole.FOLLOWS
+    if source is not None:
+        source.register_forward_post_hook(_QuantizeOutput(owner))
+        for layer in layers:
+            layer.input_role = InputRole.GIVEN
