@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from data import DATASETS, INTERPOLATIONS
 from models import model_info
 from quant.config import ACTIVATION_TYPES, PACT_INITS, WEIGHT_TYPES
+from quant.targets import TARGETS
 
 from .errors import EngineError
 from .flags import check, flag, parse_flags
@@ -289,6 +290,12 @@ class TrainConfig(CommonConfig):
         10000, "accepted and checked; none of the quantizers here uses it", _QUANT, low=1
     )
     skip_quant: list[str] = flag([], "names of layers that stay float", _QUANT)
+    deploy_target: str = flag(
+        "generic",
+        "whose integer arithmetic is simulated: generic, or that of Paddle Inference with oneDNN",
+        _QUANT,
+        choices=tuple(TARGETS),
+    )
     onnx_format: bool = flag(
         True,
         "accepted for old command lines; the export here stores integers either way",
@@ -487,6 +494,13 @@ class ExportConfig(CommonConfig):
     skip_quant: list[str] | None = flag(
         None, "names of layers that stay float", _QUANT, unset="as trained"
     )
+    deploy_target: str | None = flag(
+        None,
+        "whose integer arithmetic is simulated: generic, or that of Paddle Inference with oneDNN",
+        _QUANT,
+        unset="as trained",
+        choices=tuple(TARGETS),
+    )
 
     output: str | None = flag(
         None, "path of the files to write, without .pdmodel; has to be given", _OUTPUT
@@ -545,6 +559,7 @@ def quant_config(cfg: TrainConfig | ExportConfig) -> dict[str, Any]:
         "window_size",
         "moving_rate",
         "skip_quant",
+        "deploy_target",
     )
     given = {key: getattr(cfg, key, None) for key in keys}  # not every flag is one of export.py
     config = {key: value for key, value in given.items() if value is not None}

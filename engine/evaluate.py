@@ -11,6 +11,7 @@ from pathlib import Path
 from paddle import Tensor
 
 from data import ImageDataset, build_loader
+from quant.targets import TARGETS
 
 from . import distributed
 from .config import EvalConfig
@@ -138,6 +139,7 @@ CHECKPOINT = Kind(
 )
 EXPORTED = Kind(
     "an exported Paddle model",
+    # What auto means depends on the file: see _engine_of_target.
     {"auto": "paddle", "paddle": "paddle", "onednn": "onednn"},
     _exported,
     "native runs checkpoints, onnxruntime .onnx files",
@@ -189,7 +191,16 @@ def choose_engine(cfg: EvalConfig, kind: Kind) -> str:
             f"--engine is {cfg.engine}, but {cfg.path} is {kind.title}; allowed is "
             f"{', '.join(kind.engines)} ({kind.hint})"
         )
+    if cfg.engine == "auto" and kind is EXPORTED:
+        return _engine_of_target(exported_prefix(cfg.path) or Path(cfg.path))
     return kind.engines[cfg.engine]
+
+
+def _engine_of_target(prefix: Path) -> str:
+    """The engine of Paddle Inference that a file was made for, as its ``run.json`` tells."""
+    quantization = find_run(prefix).get("quantization")
+    name = quantization.get("deploy_target") if isinstance(quantization, dict) else None
+    return TARGETS.get(str(name), TARGETS["generic"]).engines[0]
 
 
 def _size_of(path: Path) -> int:

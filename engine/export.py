@@ -80,7 +80,7 @@ def run_export(cfg: ExportConfig) -> int:
 def _quantize(cfg: ExportConfig, task: Task, net: nn.Layer) -> QAT:
     """Quantize a float network with scales from training images."""
     quanter = QAT(task.quantization)
-    quanter.quantize(net)
+    quanter.quantize(net, input_spec=task.input_spec())
     loader = build_loader(
         task.dataset("train", cfg.seed),
         cfg.batch_size,

@@ -37,6 +37,6 @@ def load_network(task: Task, path: Path) -> tuple[nn.Layer, QAT | None]:
     quanter = None
     if is_quantized(state):
         quanter = QAT(task.quantization)
-        quanter.quantize(net)
+        quanter.quantize(net, input_spec=task.input_spec())
     load_into(net, state, path)
     return net, quanter

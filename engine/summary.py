@@ -22,8 +22,9 @@ class Summary:
         model: name of the network.
         fp32: Top1 and Top5 of the float network that QAT started from.
         qat: the same of the best fake-quant network.
-        int8: of the exported int8 file, run by Paddle's plain CPU kernels.
-        int8_onednn: of the same file, run by oneDNN's int8 kernels.
+        int8: of the exported int8 file, run by the engine that it is for.
+        int8_engine: that engine: ``"paddle"`` (its plain CPU kernels) or ``"onednn"``.
+        int8_onednn: of the same file, run by oneDNN's int8 kernels, where that is another engine.
         fp32_exported: of the exported float file.
         sizes_bytes: size of the ``.pdiparams`` of the exported float and int8 model.
         agreement_int8_qat: fraction of images for which the file and the fake-quant network chose
@@ -42,6 +43,7 @@ class Summary:
     fp32: Accuracies | None = None
     qat: Accuracies | None = None
     int8: Accuracies | None = None
+    int8_engine: str | None = None
     int8_onednn: Accuracies | None = None
     fp32_exported: Accuracies | None = None
     sizes_bytes: dict[str, int | None] = field(default_factory=lambda: {"fp32": None, "int8": None})
@@ -60,6 +62,11 @@ class Summary:
         self.images_per_second[stage] = found.images_per_second
         self.num_images = found.metrics.num_images
 
+    @staticmethod
+    def int8_title(engine: str | None) -> str:
+        """What the table calls the int8 file where `engine` runs it."""
+        return "int8 file, oneDNN" if engine == "onednn" else "int8 file"
+
     def write(self, folder: Path) -> None:
         """Write ``summary.json``."""
         write_json(folder / SUMMARY_FILE, asdict(self))
@@ -70,7 +77,12 @@ class Summary:
             ("float network", "fp32", None, None),
             ("float file", "fp32_exported", self.sizes_bytes["fp32"], None),
             ("fake-quant network", "qat", None, None),
-            ("int8 file", "int8", self.sizes_bytes["int8"], self.agreement_int8_qat),
+            (
+                self.int8_title(self.int8_engine),
+                "int8",
+                self.sizes_bytes["int8"],
+                self.agreement_int8_qat,
+            ),
             (
                 "int8 file, oneDNN",
                 "int8_onednn",

@@ -10,6 +10,7 @@ from paddle import nn
 
 from models import find_pretrained, model_info
 from quant import QAT, VerifyError, save_float_model
+from quant.targets import TARGETS
 
 from . import checkpoint, distributed
 from .batch_norm import reestimate
@@ -76,7 +77,7 @@ class Job:
         net = task.build_network()
         load(net, self.checkpoints.fp32_path)
         quanter = QAT(task.quantization)
-        quanter.quantize(net)
+        quanter.quantize(net, input_spec=task.input_spec())
         self.qat_stage(net, quanter)
         best = self.evaluate_best(net)
         return self.deploy(net, quanter, best)
@@ -249,9 +250,13 @@ class Job:
 
     def _evaluate_int8(self, prefix: Path, qat: Evaluation) -> None:
         summary = self.summary
-        int8 = self._evaluate_file(prefix, "paddle")
-        self._report("int8", "int8 file", int8)
+        engine = TARGETS[self.session.task.quantization.deploy_target].engines[0]
+        int8 = self._evaluate_file(prefix, engine)
+        summary.int8_engine = engine
+        self._report("int8", summary.int8_title(engine), int8)
         summary.agreement_int8_qat = agreement(int8.choices, qat.choices)
+        if engine == "onednn":
+            return
         try:
             onednn = self._evaluate_file(prefix, "onednn")
         except VerifyError as error:

@@ -44,19 +44,24 @@ class QuantizedLayer:
         Both are computed in float32, mixed precision or not, and returned in the type of `x` and
         of the weight.
         """
-        if self.input_role is not InputRole.GIVEN:
-            x = self.quantized_input(x, observe=self.input_role is InputRole.QUANTIZES)
         if markers.tracing():
+            if self.input_role is not InputRole.GIVEN:
+                x = markers.mark_input(self, x)
             return x, markers.mark_weight(self)
         with without_autocast():
+            if self.input_role is not InputRole.GIVEN:
+                x = self._quantize(x, observe=self.input_role is InputRole.QUANTIZES)
             return x, in_float32(self._weight_quant, self.weight)
 
-    def quantized_input(self, x: Tensor, observe: bool = True) -> Tensor:
-        """`x` as this layer's input quantizer leaves it."""
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """`x` as this layer's input quantizer leaves it, wherever that is applied."""
         if markers.tracing():
             return markers.mark_input(self, x)
         with without_autocast():
-            return in_float32(lambda value: self._act_quant(value, observe), x)
+            return self._quantize(x)
+
+    def _quantize(self, x: Tensor, observe: bool = True) -> Tensor:
+        return in_float32(lambda value: self._act_quant(value, observe), x)
 
 
 class QuantizedConv2D(QuantizedLayer, nn.Conv2D):

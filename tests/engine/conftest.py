@@ -116,7 +116,7 @@ def run_script(script: str, *words: str, timeout: int = 120) -> subprocess.Compl
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def script():
     """Runs one of the scripts as a user does."""
     return run_script

@@ -1,0 +1,62 @@
+"""--deploy_target=onednn through train.py, eval.py and export.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+FLAGS = (
+    "--model=lenet",
+    "--data=fashion_mnist",
+    "--pretrained_model=none",
+    "--use_gpu=False",
+    "--num_workers=0",
+    "--max_steps=3",
+    "--batch_size=16",
+    "--eval_batch_size=250",
+    "--calibration_batches=1",
+    "--verify_images=32",
+)
+
+
+@pytest.fixture(scope="module")
+def run_folder(script, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onednn") / "out"
+    done = script("train.py", *FLAGS, "--deploy_target=onednn", f"--model_save_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_int8_stage_is_that_of_onednn(run_folder):
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert summary["int8_engine"] == "onednn" and summary["int8_onednn"] is None
+    assert summary["verified"] is True and summary["agreement_int8_qat"] >= 0.99
+    recipe = json.loads((run_folder / "run.json").read_text())
+    assert recipe["quantization"]["deploy_target"] == "onednn"
+
+
+def test_eval_takes_the_engine_that_the_file_is_for(run_folder, script, tmp_path):
+    prefix = run_folder / "inference_model" / "qat_model"
+    done = script("eval.py", str(prefix), "--max_images=64", f"--output={tmp_path}/found.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "found.json").read_text())["backend"] == "onednn"
+
+
+@pytest.mark.parametrize("name", ["best_model.pdparams", "fp32_model.pdparams"])
+def test_export_makes_such_a_file_of_any_checkpoint(name, run_folder, script, tmp_path):
+    done = script(
+        "export.py", str(run_folder / name), f"--output={tmp_path}/net", "--calibration_batches=1",
+        "--verify_images=32", "--deploy_target=onednn", "--num_workers=0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "shown, not judged" in done.stdout and "oneDNN int8" in done.stdout
+
+
+def test_fewer_activation_bits_than_the_engine_has_end_with_one_line(script, tmp_path):
+    done = script(
+        "train.py", *FLAGS, "--deploy_target=onednn", "--activation_bits=4",
+        f"--model_save_dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "activation_bits=4" in done.stderr and "onednn" in done.stderr
