@@ -20,6 +20,26 @@ from .graph import DENSE_TENSOR, DTYPES, Graph, new_op
 _FEED_MINIBATCH, _FETCH_LIST = 9, 10
 _NUMPY = {number: np.dtype(name) for name, number in DTYPES.items()}
 
+# Attributes that inference sets itself or does not use. oneDNN's operators are handed all that
+# there are at each call, which takes longer than some kernels; and the call stack holds the paths
+# of the machine that the network was traced on.
+_TRAINING_ONLY = {
+    "exhaustive_search",
+    "force_fp32_output",
+    "mkldnn_data_type",
+    "onednn_data_type",
+    "op_callstack",
+    "op_device",
+    "op_namescope",
+    "op_role_var",
+    "use_addto",
+    "use_cudnn",
+    "use_mkldnn",
+    "use_onednn",
+    "with_quant_attr",
+    "workspace_size_MB",
+}
+
 
 def save(graph: Graph, prefix: str) -> None:
     """Writes the graph under PREFIX.pdmodel and PREFIX.pdiparams, each whole or not at all."""
@@ -108,6 +128,11 @@ def _with_feed_and_fetch(graph: Graph) -> Any:
         copies.append(copy)
     del block.ops[:]
     block.ops.extend(copies)
+    for block in program.blocks:
+        for op in block.ops:
+            kept = [item for item in op.attrs if item.name not in _TRAINING_ONLY]
+            del op.attrs[:]
+            op.attrs.extend(kept)
     return program
 
 

@@ -64,6 +64,15 @@ def test_no_float_copy_of_a_weight_is_stored(ready, tmp_path):
     assert os.path.getsize(tmp_path / "int8.pdiparams") < 0.35 * size
 
 
+def test_the_model_holds_no_call_stack_and_no_path_of_this_machine(ready, tmp_path):
+    quanter, net = ready
+    quanter.save_quantized_model(net, str(tmp_path / "net"), SPEC)
+    content = (tmp_path / "net.pdmodel").read_bytes()
+    assert b"op_callstack" not in content
+    assert os.path.dirname(paddle.__file__).encode() not in content
+    assert str(Path(__file__).parent).encode() not in content
+
+
 def test_paddle_itself_can_load_the_file(ready, tmp_path):
     quanter, net = ready
     quanter.save_quantized_model(net, str(tmp_path / "net"), SPEC)
