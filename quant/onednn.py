@@ -17,6 +17,10 @@ it to everything that touches the tensor. Three things then go wrong:
   then told that the tensor reaches 6 * 255 / 127, so that 127 of its 255 steps span s. It is told
   by a dequantize_linear that nobody reads: the passes collect the scales of those first.
 
+A quantizer whose grid is unsigned (see placement.py) has these 255 steps in the simulation already,
+so there a plain relu does; what the passes do not know to be unsigned is told, or made so by a relu
+that changes nothing.
+
 A convolution that fuses a residual sum runs in float unless all three tensors have a scale, so
 the sum is kept apart by an identity (leaky_relu of slope 1), which oneDNN fuses at no cost.
 """
