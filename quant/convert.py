@@ -173,4 +173,5 @@ class Converter:
             make(self._own["weight_quantize"], builtin),
             axis,
             make(self._own["weight_preprocess"], pact),
+            TARGETS[config.deploy_target].int8_channels,
         )

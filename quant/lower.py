@@ -114,7 +114,7 @@ def _name(layer: Any) -> str:
 def _codes(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Codes and per-channel scales on the int8 grid: value = code * scale / 127."""
     name = _name(layer)
-    bits = layer._weight_quant.bits
+    bits = layer._weight_quant.code_bits
     if bits > 8:
         raise ExportError(f"layer {name}: weight_bits={bits} does not fit int8; allowed is 2 to 8")
     try:

@@ -272,23 +272,41 @@ class WeightQuantizer(nn.Layer):
     Args:
         quantizer: WeightAbsMax, MovingAverageAbsMax, or a layer of the user's own.
         channel_axis: axis of the output channels: 0 for Conv2D, 1 for Linear ([in, out]).
+        preprocess: what comes before the quantizer, if anything.
+        onto_int8_channels: rounds what the quantizer gives once more, onto 8 bits with a scale per
+            output channel, as an engine does that knows nothing else (`Target`).
     """
 
     def __init__(
-        self, quantizer: nn.Layer, channel_axis: int, preprocess: nn.Layer | None = None
+        self,
+        quantizer: nn.Layer,
+        channel_axis: int,
+        preprocess: nn.Layer | None = None,
+        onto_int8_channels: bool = False,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.quantizer = quantizer
         self.channel_axis = channel_axis
+        is_there = isinstance(quantizer, WeightAbsMax) and (
+            (quantizer.axis, quantizer.bits) == (channel_axis, 8)
+        )
+        self.onto_int8_channels = onto_int8_channels and not is_there
 
     @property
     def bits(self) -> int:
         """Width of a code."""
         return int(getattr(self.quantizer, "bits", 8))
 
+    @property
+    def code_bits(self) -> int:
+        """Width of the codes of `codes_and_scales`."""
+        return 8 if self.onto_int8_channels else self.bits
+
     def is_per_tensor(self) -> bool:
         """True where one scale serves the whole weight."""
+        if self.onto_int8_channels:
+            return False
         quantizer = self.quantizer
         return isinstance(quantizer, ObservedQuantizer) or getattr(quantizer, "axis", 0) is None
 
@@ -296,13 +314,16 @@ class WeightQuantizer(nn.Layer):
         """The fake-quantized tensor."""
         if self.preprocess is not None and getattr(self.quantizer, "fake_quant_enabled", True):
             weight = self.preprocess(weight)
-        return self.quantizer(weight)
+        weight = self.quantizer(weight)
+        if self.onto_int8_channels and getattr(self.quantizer, "fake_quant_enabled", True):
+            weight = fake_quant(weight, abs_max(weight, self.channel_axis), symmetric(8))
+        return weight
 
     @paddle.no_grad()
     def codes_and_scales(self, weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Integer codes of the weight and one float32 scale per output channel.
 
-        The simulated weight is codes * scale / r, r = 2^(bits-1) - 1.
+        The simulated weight is codes * scale / r, r = 2^(code_bits-1) - 1.
 
         Raises:
             QuantError: a quantizer of the user's own whose output is on no int8 grid.
@@ -313,6 +334,10 @@ class WeightQuantizer(nn.Layer):
         axis = self.channel_axis
         shape = [1] * len(weight.shape)
         shape[axis] = weight.shape[axis]
+        if self.onto_int8_channels:
+            values = quantizer(weight)
+            scale = abs_max(values, axis).numpy().reshape(shape)
+            return codes_numpy(values.numpy(), scale, 8), scale.reshape([-1])
         if isinstance(quantizer, WeightAbsMax):
             scale = quantizer.scale_of(weight).numpy()
         elif isinstance(quantizer, ObservedQuantizer):

@@ -15,6 +15,7 @@ class Target:
         saturates_low: a signed grid reaches down to -128, since the engine saturates there.
         sums_integers: a residual sum is computed inside the convolution before it, from integers;
             so the sum reads the same quantized tensor as the convolutions beside it.
+        int8_channels: weights are int8 with a scale per output channel, whatever they were before.
         engines: which engines of Paddle Inference must compute what the network computes.
     """
 
@@ -22,6 +23,7 @@ class Target:
     unsigned: bool
     saturates_low: bool
     sums_integers: bool
+    int8_channels: bool
     engines: tuple[str, ...]
 
     @property
@@ -33,7 +35,7 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("generic", False, False, False, ("paddle", "onednn")),
-        Target("onednn", True, True, True, ("onednn",)),
+        Target("generic", False, False, False, False, ("paddle", "onednn")),
+        Target("onednn", True, True, True, True, ("onednn",)),
     )
 }

@@ -184,7 +184,7 @@ def verify(
 
 
 def _narrow_weights(net: nn.Layer) -> bool:
-    return any(layer._weight_quant.bits < 8 for _, layer in quantized_layers(net))
+    return any(layer._weight_quant.code_bits < 8 for _, layer in quantized_layers(net))
 
 
 def _judge(

@@ -163,6 +163,33 @@ def test_the_block_is_the_numpy_reference_and_so_is_the_file_on_onednn(tmp_path)
     assert np.abs(found - logits).mean() < 1e-3 * np.ptp(logits)
 
 
+WEIGHTS = {
+    "per-tensor": {"weight_quantize_type": "abs_max"},
+    "moving": {"weight_quantize_type": "moving_average_abs_max"},
+    "4-bits": {"weight_bits": 4},
+    "2-bits": {"weight_bits": 2},
+    "pact": {"weight_preprocess_type": "PACT", "activation_preprocess_type": "PACT"},
+    "abs_max-activations": {"activation_quantize_type": "abs_max"},
+}
+
+
+@pytest.mark.parametrize("config", WEIGHTS.values(), ids=WEIGHTS)
+def test_every_kind_of_weight_is_what_onednn_makes_of_it(config, tmp_path):
+    """Its kernels have 8 bits and a scale per output channel, so the simulation has them too."""
+    quanter, net = calibrated(Residual(), **config)
+    weight = net.one.a._weight_quant(net.one.a.weight).numpy()
+    top = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
+    codes = weight / top * 127
+    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
+    if "weight_bits" in config:
+        assert len(np.unique(np.rint(codes))) <= 2 ** config["weight_bits"] - 1
+    quanter.save_quantized_model(net, str(tmp_path / "net"), SPEC)
+    x = images(16, seed=4)
+    found, expected = Predictor(str(tmp_path / "net"), "onednn")(x)[0], net(paddle.to_tensor(x))
+    assert np.abs(found - expected.numpy()).mean() < 5e-4 * np.ptp(expected.numpy())
+    assert quanter.verify(net, str(tmp_path / "net"), [x]).passed
+
+
 VERBOSE = """
 import sys, zlib
 import numpy as np
