@@ -42,7 +42,9 @@ def report(net: nn.Layer, batches: Iterable[Any]) -> list[dict[str, Any]]:
 
     Returns:
         Dictionaries with `name`, `type`, `weight_bits`, `activation_bits`, `weight_scale` (list of
-        floats, one or one per output channel), `activation_scale` (float), and in dB
+        floats, one or one per output channel), `activation_scale` (float), `activation_codes`
+        (first and last code), `activation_shared_with` (name of the layer whose input quantizer
+        this one uses, or None), and in dB
         `weight_sqnr`, `input_sqnr`, `output_sqnr` (inf: no error; nan: the layer did not run).
 
     Raises:
@@ -67,7 +69,12 @@ def report(net: nn.Layer, batches: Iterable[Any]) -> list[dict[str, Any]]:
     if not count:
         raise QuantError("report got no batch: at least one is needed")
     with paddle.no_grad():
-        return [_row(name, layers[name], inputs[name], outputs[name]) for name in layers]
+        rows = [_row(name, layers[name], inputs[name], outputs[name]) for name in layers]
+    owners: dict[int, str] = {}
+    for row in rows:
+        owner = owners.setdefault(id(layers[row["name"]]._act_quant), row["name"])
+        row["activation_shared_with"] = None if owner == row["name"] else owner
+    return rows
 
 
 def _compare(layer: Any, inputs: _Powers, outputs: _Powers) -> Any:
@@ -108,6 +115,7 @@ def _row(name: str, layer: Any, inputs: _Powers, outputs: _Powers) -> dict[str, 
         "weight_bits": layer._weight_quant.bits,
         "activation_bits": layer._act_quant.bits,
         "weight_scale": [float(s) for s in scales],
+        "activation_codes": [layer._act_quant.grid.low, layer._act_quant.grid.high],
         "activation_scale": float(layer._act_quant.scale_numpy()[0]),
         "weight_sqnr": weight.decibels(),
         "input_sqnr": inputs.decibels() if ran else math.nan,
@@ -119,13 +127,14 @@ def format_report(rows: list[dict[str, Any]]) -> str:
     """The rows as a table of plain text."""
     width = max([len(row["name"]) for row in rows] + [5])
     lines = [
-        f"{'layer':<{width}} {'type':<7} {'bits':>5} {'w scale':>10} {'a scale':>10} "
-        f"{'weight dB':>9} {'input dB':>9} {'output dB':>9}"
+        f"{'layer':<{width}} {'type':<7} {'bits':>5} {'a codes':>9} {'w scale':>10} "
+        f"{'a scale':>10} {'weight dB':>9} {'input dB':>9} {'output dB':>9}"
     ]
     for row in rows:
         bits = f"{row['weight_bits']}/{row['activation_bits']}"
+        codes = "{}..{}".format(*row["activation_codes"])
         lines.append(
-            f"{row['name']:<{width}} {row['type']:<7} {bits:>5} "
+            f"{row['name']:<{width}} {row['type']:<7} {bits:>5} {codes:>9} "
             f"{float(np.max(row['weight_scale'])):>10.4g} {row['activation_scale']:>10.4g} "
             f"{row['weight_sqnr']:>9.2f} {row['input_sqnr']:>9.2f} {row['output_sqnr']:>9.2f}"
         )

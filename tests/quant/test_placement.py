@@ -274,6 +274,10 @@ def test_the_report_holds_a_layer_whose_input_comes_quantized():
     generic.set_state_dict(net.state_dict())
     generic.eval()
     before = {row["name"]: row for row in plain.report(generic, [images()])}
+    assert rows["two.down"]["activation_shared_with"] == "two.a"
+    assert rows["two.a"]["activation_shared_with"] is None
+    assert rows["one.a"]["activation_codes"] == [0, 255]
+    assert before["one.a"]["activation_codes"] == [-127, 127]
     for name in ("one.a", "two.down", "three.a"):
         # 255 steps in place of 127: 6 dB.
         assert rows[name]["input_sqnr"] == pytest.approx(before[name]["input_sqnr"] + 6.02, abs=0.7)
