@@ -124,13 +124,23 @@ class CheckpointFolder:
         """``fp32_model.pdparams``."""
         return self.folder / "fp32_model.pdparams"
 
-    def save_epoch(self, epoch: int, net: nn.Layer, optimizer: Optimizer) -> None:
-        """Write ``epoch_N.pdparams`` and ``.pdopt``; drop the oldest beyond ``keep``."""
-        path = self.folder / f"epoch_{epoch}.pdparams"
+    def epoch_path(self, epoch: int) -> Path:
+        """``epoch_N.pdparams``."""
+        return self.folder / f"epoch_{epoch}.pdparams"
+
+    def save_epoch(
+        self, epoch: int, net: nn.Layer, optimizer: Optimizer, best_epoch: int | None = None
+    ) -> None:
+        """Write ``epoch_N.pdparams`` and ``.pdopt``; drop the oldest beyond ``keep``.
+
+        The files of ``best_epoch`` stay in any case: what is done to the best network after
+        training begins with them, however often it is done.
+        """
+        path = self.epoch_path(epoch)
         save_weights(net, path)
         save_object(optimizer.state_dict(), path.with_suffix(".pdopt"))
         if self.keep is not None:
-            old = sorted(self._epochs())[: -self.keep]
+            old = [n for n in sorted(self._epochs())[: -self.keep] if n != best_epoch]
             remove_files([self.folder / f"epoch_{n}{end}" for n in old for end in _PAIR])
 
     def checkpoints(self) -> list[Path]:

@@ -305,7 +305,11 @@ class TrainConfig(CommonConfig):
     model_save_dir: str = flag("./output_models", "folder for everything that is written", _OUTPUT)
     log_period: int = flag(10, "steps between two lines of the log", _OUTPUT, low=1)
     keep_checkpoints: int | None = flag(
-        None, "how many of the newest epoch_N checkpoints stay", _OUTPUT, unset="all", low=1
+        None,
+        "how many of the newest epoch_N checkpoints stay, beside the best one",
+        _OUTPUT,
+        unset="all",
+        low=1,
     )
     save_steps: int = flag(
         1000, "steps within an epoch between two saves of what --resume needs", _OUTPUT, low=1

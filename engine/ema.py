@@ -68,11 +68,13 @@ class AveragedWeights(LastWeights):
         self.trained = net
         for parameter in self.net.parameters():
             parameter.stop_gradient = True
-        averaged = {name for name, p in net.named_parameters() if not p.stop_gradient}
-        averaged |= batch_norm_statistics(net)
         theirs, mine = net.state_dict(), self.net.state_dict()
-        self._averaged = [(mine[name], theirs[name]) for name in mine if name in averaged]
-        self._copied = [(mine[name], theirs[name]) for name in mine if name not in averaged]
+        statistics = {id(theirs[name]) for name in batch_norm_statistics(net)}
+        averaged = {id(p) for p in net.parameters() if not p.stop_gradient} | statistics
+        # A layer that is used twice has two names in the state and one tensor.
+        pairs = {id(mine[name]): (mine[name], theirs[name]) for name in mine}.values()
+        self._averaged = [pair for pair in pairs if id(pair[1]) in averaged]
+        self._copied = [pair for pair in pairs if id(pair[1]) not in averaged]
 
     @paddle.no_grad()
     def update(self, steps: int) -> None:

@@ -48,12 +48,22 @@ def run_export(cfg: ExportConfig) -> int:
         raise EngineError(f"{path} is an exported model; allowed is a checkpoint")
     weights_file(path)
     task = task_of_file(cfg, path, needs_network=True)
+    kinds = task.quantization.activation_preprocess_type, task.quantization.weight_preprocess_type
+    if cfg.pact_init is not None and "PACT" not in kinds:
+        raise EngineError(
+            f"--pact_init is {cfg.pact_init}, but nothing is quantized with PACT; add --use_pact"
+        )
     if cfg.verify:
         task.dataset("val")  # says now, before anything is written, what is wrong with the data
     net, quanter = load_network(task, path)
     if quanter is None:
         quanter = _quantize(cfg, task, net)
     else:
+        if cfg.pact_init is not None:
+            raise EngineError(
+                f"--pact_init is {cfg.pact_init}, but {path} is a QAT checkpoint, whose alpha is "
+                "trained already; leave the flag out"
+            )
         warn_of_default_quantization(path)
     net.eval()
 

@@ -15,6 +15,7 @@ length is believed before it was held against the bytes that are there.
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
@@ -36,6 +37,8 @@ MAX_LEVELS = 16
 MAX_DIMENSIONS = 32
 # 32 dimensions of ten bytes and a tag each, and the type.
 MAX_DESCRIPTION = 512
+# More than the head of a weight takes, which has no LoD levels.
+HEAD = 1024
 
 
 class NotATensor(ValueError):
@@ -90,7 +93,30 @@ def read_tensor(data: bytes, start: int = 0) -> tuple[np.ndarray, int]:
     Raises:
         NotATensor: the bytes are something else, or too few.
     """
-    reader = _Reader(data, start)
+    dtype, shape, begin = _read_head(_Reader(data, start))
+    reader = _Reader(data, begin)
+    count = math.prod(shape)
+    if count * dtype.itemsize > reader.left:
+        raise NotATensor(f"cut: {reader.left} bytes are left for {dtype} of the dims {shape[:8]}")
+    reader.skip(count * dtype.itemsize, "the content")
+    array = np.frombuffer(data, dtype, count, begin).reshape(shape)
+    return array, reader.position
+
+
+def claimed_length(head: bytes) -> int:
+    """The length in bytes that a stream says it has, from its first `HEAD` bytes.
+
+    Held against the size of a file, this tells before the file is read whether it is one tensor.
+
+    Raises:
+        NotATensor: the bytes are something else.
+    """
+    dtype, shape, begin = _read_head(_Reader(head))
+    return begin + math.prod(shape) * dtype.itemsize
+
+
+def _read_head(reader: _Reader) -> tuple[np.dtype, list[int], int]:
+    """Data type, dims, and where the values begin."""
     _require_version(reader, "the stream")
     levels = reader.number("<Q", "the number of LoD levels")
     if levels > MAX_LEVELS:
@@ -104,15 +130,8 @@ def read_tensor(data: bytes, start: int = 0) -> tuple[np.ndarray, int]:
             f"its description is of {length} bytes; allowed are 0 to {MAX_DESCRIPTION}"
         )
     begin = reader.skip(length, "the description")
-    dtype, shape = _read_description(data[begin : begin + length])
-    count = 1
-    for size in shape:
-        count *= size
-    if count * dtype.itemsize > reader.left:
-        raise NotATensor(f"cut: {reader.left} bytes are left for {dtype} of the dims {shape[:8]}")
-    begin = reader.skip(count * dtype.itemsize, "the content")
-    array = np.frombuffer(data, dtype, count, begin).reshape(shape)
-    return array, reader.position
+    dtype, shape = _read_description(reader.data[begin : begin + length])
+    return dtype, shape, reader.position
 
 
 def _require_version(reader: _Reader, of_what: str) -> None:

@@ -40,6 +40,8 @@ FIXED_FLAGS = (
     "amp",
     "amp_dtype",
 )
+# What --amp and --amp_dtype came to on the device where the run began.
+ARITHMETIC = "arithmetic of the forward pass"
 OTHER_FILES = (RUN_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE, INFERENCE_FOLDER)
 
 
@@ -74,7 +76,7 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
         if latest is None or latest.path.parent.resolve() != root.resolve():
             moved = _set_aside(checkpoints)
         if latest is not None and latest.path.parent.resolve() != root.resolve():
-            _adopt(CheckpointFolder(latest.path.parent), checkpoints)
+            _adopt(CheckpointFolder(latest.path.parent), checkpoints, progress.best_epoch)
         write_run(root / RUN_FILE, task, dataclasses.asdict(cfg))
     distributed.barrier()
     log = RunLog(root, progress.log_bytes)
@@ -88,6 +90,12 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     elif cfg.resume is not None:
         log.line(f"nothing to resume in {root}; a new run begins")
     amp_dtype = usable_dtype(cfg.amp, cfg.amp_dtype, log)
+    arithmetic = amp_dtype or "float32"
+    if progress.fixed.setdefault(ARITHMETIC, arithmetic) != arithmetic:
+        raise EngineError(
+            f"--resume: the run began in {progress.fixed[ARITHMETIC]}, and on this device --amp "
+            f"and --amp_dtype give {arithmetic}; it has to stay"
+        )
     session = Session(cfg, task, train_data, val_data, checkpoints, log, progress, amp_dtype)
     return session, latest
 
@@ -163,9 +171,12 @@ def _set_aside(folder: CheckpointFolder) -> Path | None:
     return target
 
 
-def _adopt(source: CheckpointFolder, target: CheckpointFolder) -> None:
+def _adopt(source: CheckpointFolder, target: CheckpointFolder, best_epoch: int | None) -> None:
     """Copy what a run needs to go on in another folder."""
+    best = [] if best_epoch is None else [source.epoch_path(best_epoch)]
     needed = [
+        *best,
+        *(path.with_suffix(".pdopt") for path in best),
         source.fp32_path,
         source.best_path,
         source.best_path.with_suffix(".pdopt"),

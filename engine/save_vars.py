@@ -14,7 +14,7 @@ import numpy as np
 
 from . import tar
 from .errors import EngineError
-from .lod_tensor import NotATensor, read_tensor
+from .lod_tensor import HEAD, NotATensor, claimed_length, read_tensor
 from .printable import shown
 
 _OTHER_WEIGHTS = (".pdparams", ".safetensors")
@@ -49,10 +49,14 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
         EngineError: as `folder_files`, or one of the files is no tensor.
     """
     try:
-        return {
-            entry.name: _tensor(path, entry.name, Path(entry.path).read_bytes())
-            for entry in folder_files(path)
-        }
+        arrays = {}
+        for entry in folder_files(path):
+            with open(entry.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                _check_head(path, entry.name, file.read(min(size, HEAD)), size)
+                file.seek(0)
+                arrays[entry.name] = _tensor(path, entry.name, file.read())
+        return arrays
     except OSError as error:
         raise EngineError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -70,6 +74,9 @@ def read_tar(path: Path) -> dict[str, np.ndarray]:
             names = [PurePosixPath(member.name).name for member in found]
             _check_names(path, names, "a tar without any file")
             _check_folders(path, [member.name for member in found])
+            for name, member in zip(names, found):
+                head = member._replace(size=min(member.size, HEAD))
+                _check_head(path, name, tar.read_member(file, head), member.size)
             return {
                 name: _tensor(path, name, tar.read_member(file, member))
                 for name, member in zip(names, found)
@@ -105,13 +112,28 @@ def _check_folders(path: Path, names: Iterable[str]) -> None:
         seen.add(name)
 
 
+def _check_head(path: Path, name: str, head: bytes, size: int) -> None:
+    """Refuse what is no tensor, or one of another size, before its bytes are read.
+
+    A sparse file of gigabytes takes no room on a disk, so its size says nothing of what it holds.
+    """
+    try:
+        claimed = claimed_length(head)
+        if claimed != size:
+            raise NotATensor(f"it has {size} bytes, and its description says {claimed}")
+    except NotATensor as error:
+        raise _no_tensor(path, name, error) from error
+
+
+def _no_tensor(path: Path, name: str, error: NotATensor) -> EngineError:
+    return EngineError(f"{path}: {shown(name)} in it is no tensor of Paddle 1.x ({error})")
+
+
 def _tensor(path: Path, name: str, content: bytes) -> np.ndarray:
     try:
         array, end = read_tensor(content)
         if end != len(content):
             raise NotATensor(f"{len(content) - end} bytes follow after the content")
     except NotATensor as error:
-        raise EngineError(
-            f"{path}: {shown(name)} in it is no tensor of Paddle 1.x ({error})"
-        ) from error
+        raise _no_tensor(path, name, error) from error
     return array

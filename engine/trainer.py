@@ -176,9 +176,12 @@ class Job:
 
         The new ones are kept, in ``net`` and in ``best_model.pdparams``, if Top1 is not lower.
         """
-        before = self._evaluate(net)
         if self.cfg.reestimate_bn_batches == 0:
-            return before
+            return self._evaluate(net)
+        # Not best_model, which holds new statistics already where a finished run is resumed.
+        path = self.checkpoints.epoch_path(self.progress.best_epoch or 0)
+        load(net, path)
+        before = self._evaluate(net)
         count = reestimate(net, self.session.reestimation_batches())
         if count == 0:
             self.log.line("the network has no BatchNorm whose statistics could be measured anew")
@@ -196,7 +199,7 @@ class Job:
             f"{before.metrics.top1:.4f}; {'kept' if kept else 'not kept'}"
         )
         if not kept:
-            load(net, self.checkpoints.best_path)
+            load(net, path)
             return before
         if distributed.is_main():
             save_weights(net, self.checkpoints.best_path)

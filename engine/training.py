@@ -203,7 +203,9 @@ class Trainer:
                 if is_best:
                     save_weights(evaluated, self.session.checkpoints.fp32_path)
             else:
-                self.session.checkpoints.save_epoch(epoch, evaluated, step.optimizer)
+                self.session.checkpoints.save_epoch(
+                    epoch, evaluated, step.optimizer, progress.best_epoch
+                )
                 if is_best:
                     self.session.checkpoints.mark_best(epoch)
         self._save_latest(net, step)

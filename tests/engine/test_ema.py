@@ -83,3 +83,19 @@ def test_a_checkpoint_brings_the_average_back_and_keeps_it_apart(tmp_path, quant
     assert set(latest.weights) == set(latest.average) == set(quantized.state_dict())
     for name, value in load_network_state(folder.latest_path).items():
         np.testing.assert_array_equal(value, values(quantized)[name], err_msg=name)
+
+
+def test_a_layer_that_is_used_twice_is_averaged_like_any_other():
+    class Tied(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.first = paddle.nn.Linear(3, 3)
+            self.second = self.first
+
+    net = Tied()
+    weights = follow(net, 0.9)
+    start = net.first.weight.numpy().copy()
+    net.first.weight.set_value(start + 10.0)
+    weights.update(0)  # decay (1 + 0) / (10 + 0)
+    np.testing.assert_allclose(weights.net.second.weight.numpy(), start + 9.0, rtol=1e-6)
+    assert weights.net.first.weight is weights.net.second.weight

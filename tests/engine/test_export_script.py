@@ -106,3 +106,13 @@ def test_the_script_ends_with_code_2_and_one_line_for_a_missing_checkpoint(scrip
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "nix.pdparams: no such file" in errors[0]
+
+
+def test_where_pact_starts_says_nothing_without_pact_or_after_training(finished_run, tmp_path):
+    for name, told in (("fp32_model", "add --use_pact"), ("best_model", "add --use_pact")):
+        cfg = export_config(
+            finished_run / f"{name}.pdparams", tmp_path / "net", pact_init="calibrated"
+        )
+        with pytest.raises(EngineError, match=told):
+            run_export(cfg)
+    assert not (tmp_path / "net.pdmodel").exists()

@@ -164,7 +164,7 @@ class TestHostileFolders:
     def test_bytes_behind_the_tensor(self, old_format, tmp_path):
         folder = old_format.folder(tmp_path / "w", SOME)
         (folder / "a").write_bytes(old_format.tensor(SOME["a"]) + b"x")
-        assert "1 bytes follow" in refusal(folder)
+        assert "it has 51 bytes, and its description says 50" in refusal(folder)
 
     def test_names_do_not_steer_the_terminal(self, old_format, tmp_path):
         folder = old_format.folder(tmp_path / "w", SOME)
@@ -280,4 +280,29 @@ def test_claims_of_a_tar_fit_into_a_process_that_has_no_memory_for_them(old_form
         text=True,
         timeout=120,
     )
-    assert "refused:" in done.stdout and "cut" in done.stdout, done.stderr[-2000:]
+    assert "refused:" in done.stdout and "its description says" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_a_sparse_file_of_gigabytes_is_refused_before_it_is_read(kind, tmp_path):
+    """It takes a few kB on the disk, and no memory to find out that it is no tensor."""
+    size = 2 << 30
+    if kind == "tar":
+        path = tmp_path / "weights.tar"
+        head = tarfile.TarInfo("weights/fc_weights")
+        head.size = size
+        with open(path, "wb") as file:
+            file.write(head.tobuf(tarfile.USTAR_FORMAT))
+            file.truncate(512 + size + 1024)
+    else:
+        path = tmp_path / "weights"
+        path.mkdir()
+        with open(path / "fc_weights", "wb") as file:
+            file.truncate(size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(EngineError, match="fc_weights in it is no tensor"):
+            load_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

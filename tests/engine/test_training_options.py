@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from engine import trainer
+from engine import resume, trainer
 from engine.config import TrainConfig
 from engine.errors import EngineError
 from engine.loading import load_network
@@ -95,6 +95,23 @@ def test_statistics_that_lower_top1_are_not_kept(job, tmp_path, monkeypatch):
     best, epoch = (load_weights(folder / f"{n}.pdparams") for n in ("best_model", "epoch_0"))
     for name in best:
         np.testing.assert_array_equal(best[name], epoch[name])
+
+
+def test_going_on_from_a_finished_run_measures_the_same_network_anew(job, tmp_path):
+    assert job(reestimate_bn_batches=3).run() == 0
+    before = summary_of(tmp_path / "out")["reestimated_bn"]
+    weights = load_weights(tmp_path / "out" / "best_model.pdparams")
+    assert job(reestimate_bn_batches=3, resume="auto").run() == 0
+    assert summary_of(tmp_path / "out")["reestimated_bn"] == before
+    again = load_weights(tmp_path / "out" / "best_model.pdparams")
+    assert all(np.array_equal(again[name], value) for name, value in weights.items())
+
+
+def test_another_arithmetic_on_another_device_cannot_go_on(job, monkeypatch):
+    assert job(amp=True).run() == 0
+    monkeypatch.setattr(resume, "usable_dtype", lambda *_: "float16")
+    with pytest.raises(EngineError, match="began in float32, and on this device .* give float16"):
+        job(amp=True, resume="auto")
 
 
 def test_without_the_flag_nothing_is_measured_anew(job, tmp_path):
