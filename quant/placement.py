@@ -137,9 +137,10 @@ class _Placement:
         return lower_bound(self.graph, tensor) >= 0 and not is_concatenated(self.graph, tensor)
 
     def _may_share(self, tensor: str) -> bool:
-        """True where each layer that reads the tensor reads no other, and all are alike."""
+        """True where each layer that quantizes the tensor quantizes no other, and always runs."""
         layers = self.marks.get(tensor, [])
-        return bool(layers) and all(len(self.tensors[id(layer)]) == 1 for layer in layers)
+        always = all(id(op) in self.order for op in self.graph.consumers(tensor))
+        return bool(layers) and always and all(len(self.tensors[id(x)]) == 1 for x in layers)
 
     # --- residual sums ---------------------------------------------------------------------
 

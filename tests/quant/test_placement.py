@@ -117,6 +117,28 @@ def test_a_residual_sum_reads_the_tensor_that_the_convolution_reads():
     assert codes.max() == pytest.approx(255, abs=1e-3) and len(np.unique(np.rint(codes))) > 64
 
 
+class Branch(nn.Layer):
+    """Two layers read one tensor, the first of them in a branch that is not always taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2D(3, 8, 3, padding=1)
+        self.sometimes, self.always = nn.Conv2D(8, 8, 1), nn.Conv2D(8, 8, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        y = x * 1.0
+        if x.mean() > 1e6:
+            y = self.sometimes(x)
+        return self.always(x) + y
+
+
+def test_what_a_branch_reads_has_a_quantizer_of_its_own():
+    _, net = calibrated(Branch())
+    assert net.always._act_quant is not net.sometimes._act_quant
+    assert net.always.input_role is InputRole.QUANTIZES and net.always._act_quant.has_scale()
+
+
 def reference(net: Residual, x: np.ndarray) -> np.ndarray:
     """Block `one` with a linear tail, in NumPy: quantized where oneDNN has integers."""
 
