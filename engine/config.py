@@ -23,6 +23,16 @@ from quant.targets import TARGETS
 from .errors import EngineError
 from .flags import check, flag, parse_flags
 
+# Flags that do nothing unless another one is set.
+SWITCHES = {
+    "amp_dtype": "amp",
+    "distill_temperature": "distill",
+    "distill_weight": "distill",
+    "fp32_lr": "fp32_epochs",
+    "pact_init": "use_pact",
+    "pact_l2_decay": "use_pact",
+    "pact_lr_factor": "use_pact",
+}
 LR_STRATEGIES = ("piecewise_decay", "cosine_decay")
 AMP_DTYPES = ("auto", "float16", "bfloat16")
 ENGINES = ("auto", "native", "paddle", "onednn", "onnxruntime")
@@ -359,21 +369,21 @@ class TrainConfig(CommonConfig):
             )
         if any(a >= b for a, b in zip(self.step_epochs, self.step_epochs[1:])):
             raise EngineError(f"--step_epochs is {self.step_epochs}; allowed are rising epochs")
-        self._check_pact()
-
-    def _check_pact(self) -> None:
-        given = {
-            "pact_init": None if self.pact_init == "reference" else self.pact_init,
-            "pact_lr_factor": self.pact_lr_factor,
-            "pact_l2_decay": self.pact_l2_decay,
-        }
-        for name, value in given.items():
-            if value is not None and not self.use_pact:
-                raise EngineError(f"--{name} is {value}, which needs --use_pact=True")
+        self._check_switches()
+        if self.allow_partial and (self.pretrained_model or "").lower() == "none":
+            raise EngineError("--allow_partial needs weights, and --pretrained_model is none")
         if self.pact_init == "calibrated" and self.calibration_batches == 0:
             raise EngineError(
                 "--pact_init is calibrated, which needs --calibration_batches of 1 or more"
             )
+
+    def _check_switches(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, switch in SWITCHES.items():
+            value = getattr(self, name)
+            if value != defaults[name] and not getattr(self, switch):
+                wanted = "1 or more" if switch == "fp32_epochs" else "True"
+                raise EngineError(f"--{name} is {value}, which needs --{switch}={wanted}")
 
     @property
     def trains_from_scratch(self) -> bool:

@@ -433,6 +433,7 @@ def test_quant_config_follows_the_flags():
         "moving_rate": 0.5,
         "window_size": 7,
         "skip_quant": ["fc"],
+        "deploy_target": "generic",
     }
 
 
@@ -476,3 +477,24 @@ def test_pact_without_further_flags_is_that_of_the_reference():
         None,
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "switch"),
+    [
+        (["--distill_weight=0.9"], "distill=True"),
+        (["--distill_temperature=4"], "distill=True"),
+        (["--amp_dtype=float16"], "amp=True"),
+        (["--fp32_lr=0.1"], "fp32_epochs=1 or more"),
+        (["--pact_init=calibrated"], "use_pact=True"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_names_the_one_that_it_needs(flags, switch):
+    name, value = flags[0].lstrip("-").split("=")
+    with pytest.raises(EngineError, match=rf"--{name} is {value}.*, which needs --{switch}$"):
+        load_config(TrainConfig, flags)
+
+
+def test_allowing_a_partial_match_needs_weights():
+    with pytest.raises(EngineError, match="--allow_partial needs weights"):
+        load_config(TrainConfig, ["--allow_partial", "--pretrained_model=none"])
