@@ -298,7 +298,7 @@ def test_a_command_that_cannot_work_is_one_line_and_code_2(
         ({"accumulate_steps": 2}, "accumulate_steps"),
         ({"warmup_epochs": 0.5}, "warmup_epochs"),
         ({"ema_decay": 0.9}, "ema_decay"),
-        ({"distill": True, "distill_weight": 0.25}, "distill"),
+        ({"fp32_epochs": 1}, "fp32_epochs"),
         ({"amp": True}, "amp"),
     ],
 )
