@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 from data import DATASETS, INTERPOLATIONS
 from models import model_info
-from quant.config import ACTIVATION_TYPES, PACT_INITS, WEIGHT_TYPES
-from quant.targets import TARGETS
+from quant.config import ACTIVATION_TYPES, DEPLOY_TARGETS, PACT_INITS, WEIGHT_TYPES
 
 from .errors import EngineError
 from .flags import check, flag, parse_flags
@@ -304,7 +303,7 @@ class TrainConfig(CommonConfig):
         "generic",
         "whose integer arithmetic is simulated: generic, or that of Paddle Inference with oneDNN",
         _QUANT,
-        choices=tuple(TARGETS),
+        choices=DEPLOY_TARGETS,
     )
     onnx_format: bool = flag(
         True,
@@ -513,7 +512,7 @@ class ExportConfig(CommonConfig):
         "whose integer arithmetic is simulated: generic, or that of Paddle Inference with oneDNN",
         _QUANT,
         unset="as trained",
-        choices=tuple(TARGETS),
+        choices=DEPLOY_TARGETS,
     )
 
     output: str | None = flag(

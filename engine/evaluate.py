@@ -200,7 +200,7 @@ def _engine_of_target(prefix: Path) -> str:
     """The engine of Paddle Inference that a file was made for, as its ``run.json`` tells."""
     quantization = find_run(prefix).get("quantization")
     name = quantization.get("deploy_target") if isinstance(quantization, dict) else None
-    return TARGETS.get(str(name), TARGETS["generic"]).engines[0]
+    return TARGETS.get(str(name), TARGETS["generic"]).engine
 
 
 def _size_of(path: Path) -> int:

@@ -253,7 +253,7 @@ class Job:
 
     def _evaluate_int8(self, prefix: Path, qat: Evaluation) -> None:
         summary = self.summary
-        engine = TARGETS[self.session.task.quantization.deploy_target].engines[0]
+        engine = TARGETS[self.session.task.quantization.deploy_target].engine
         int8 = self._evaluate_file(prefix, engine)
         summary.int8_engine = engine
         self._report("int8", summary.int8_title(engine), int8)

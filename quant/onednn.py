@@ -72,12 +72,8 @@ def suit_onednn(graph: Graph, unsigned: list[Op]) -> None:
 
 def is_concatenated(graph: Graph, name: str) -> bool:
     """True where the passes hand the scale of `name` on to a concat, whose integers are signed."""
-    producer = graph.producer(name)
-    if producer is None:
-        return False
-    if producer.type == "concat":
-        return True
-    return producer.type in _HANDED_ON and is_concatenated(graph, _source(producer))
+    producer = graph.producer(_root(graph, name))
+    return producer is not None and producer.type == "concat"
 
 
 def _suit_unsigned(graph: Graph, quantize: Op) -> None:

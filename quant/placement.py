@@ -17,6 +17,7 @@ anything else it stays in float, in the simulation and in the file.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ from .targets import Target
 from .trace import LayerCall, Traced, trace
 
 _RELUS = ("relu", "relu6")
-# Layers whose members are called one after the other: another sublayer would be one of them.
+# A hook belongs on the layer that computes, not on one that only calls its members.
 _CONTAINERS = (nn.Sequential, nn.LayerList)
 
 
@@ -113,6 +114,7 @@ class _Placement:
         self.order = {id(op): i for i, op in enumerate(self.graph.blocks[0])}
         self.marks: dict[str, list[Any]] = {}  # by tensor: the layers that quantize it
         self.tensors: dict[int, list[str]] = {}  # by layer: the tensors that it quantizes
+        self.calls = Counter(id(call.layer) for call in traced.calls)
         for mark, layer in traced.inputs.items():
             assign = self.graph.producer(mark)
             if assign is not None:
@@ -223,11 +225,8 @@ class _Placement:
     def _source(self, tensor: str) -> Any | None:
         """The layer that returns `tensor` before anything reads it, called once per forward."""
         first_read = min(self.order.get(id(op), -1) for op in self.graph.consumers(tensor))
-        counts: dict[int, int] = {}
         for call in self.traced.calls:
-            counts[id(call.layer)] = counts.get(id(call.layer), 0) + 1
-        for call in self.traced.calls:
-            once = counts[id(call.layer)] == 1
+            once = self.calls[id(call.layer)] == 1
             if call.output == tensor and once and _can_hold_hook(call, first_read):
                 return call.layer
         return None

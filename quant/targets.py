@@ -27,6 +27,11 @@ class Target:
     engines: tuple[str, ...]
 
     @property
+    def engine(self) -> str:
+        """The engine of Paddle Inference that runs such a file where nobody names another."""
+        return self.engines[0]
+
+    @property
     def needs_graph(self) -> bool:
         """True where the grids depend on the traced network, not on each layer alone."""
         return self.unsigned or self.sums_integers
