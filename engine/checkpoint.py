@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Progress:
         log_bytes: length of ``metrics.jsonl`` at this point.
         fixed: settings that must not change when the run goes on.
         precision: state of the stage's `engine.precision`.
+        window: `MetricSums.take` of the steps since the last line of the log; empty for none.
+        flags: every flag of the command that wrote this.
     """
 
     stage: str = FP32
@@ -70,12 +72,15 @@ class Progress:
     log_bytes: int = 0
     fixed: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, float] = field(default_factory=dict)
+    window: list[float] = field(default_factory=list)
+    flags: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, stage: str) -> None:
         """Move on to the start of a stage."""
         self.stage, self.epoch, self.batch, self.steps = stage, 0, 0, 0
         self.best_top1 = self.best_epoch = None
         self.precision = {}
+        self.window = []
 
 
 @dataclass(frozen=True)
@@ -222,12 +227,53 @@ def load_latest(path: Path) -> Latest:
             "(or pass the file as --pretrained_model)"
         )
     try:
-        progress = Progress(**json.loads(text.astype(np.uint8).tobytes()))
+        values = json.loads(text.astype(np.uint8).tobytes())
+        progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise EngineError(f"--resume: {path}: its record of progress is not readable") from error
+    _check_progress(progress, path)
     momentum = _take(state, _MOMENTUM_PREFIX)
     average = _take(state, _AVERAGE_PREFIX)
     return Latest(path, state, momentum, progress, average)
+
+
+def _check_progress(progress: Progress, path: Path) -> None:
+    """Name the first value that no run has written.
+
+    Raises:
+        EngineError: with its name, the value, and what is allowed.
+    """
+
+    def counts(value: Any) -> bool:
+        return type(value) is int and value >= 0
+
+    def numbers(values: Any) -> bool:
+        return all(type(value) in (int, float) for value in values)
+
+    def table(value: Any) -> bool:
+        return isinstance(value, dict)
+
+    stages = f"{FP32} or {QAT}"
+    count, best, window = "a whole number from 0", "null or a number", "no or four numbers"
+    allowed: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "stage": (stages, lambda value: value in (FP32, QAT)),
+        **{name: (count, counts) for name in ("epoch", "batch", "steps", "log_bytes")},
+        "best_top1": (best, lambda value: value is None or numbers([value])),
+        "best_epoch": (f"null or {count}", lambda value: value is None or counts(value)),
+        **{name: ("a table", table) for name in ("results", "fixed", "flags")},
+        "precision": ("a table of numbers", lambda value: table(value) and numbers(value.values())),
+        "window": (
+            window,
+            lambda value: isinstance(value, list) and len(value) in (0, 4) and numbers(value),
+        ),
+    }
+    for name, (words, fits) in allowed.items():
+        value = getattr(progress, name)
+        if not fits(value):
+            raise EngineError(
+                f"--resume: {path}: {name} in its record of progress is {value!r}; "
+                f"allowed is {words}"
+            )
 
 
 def _take(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

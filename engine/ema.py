@@ -57,6 +57,9 @@ class AveragedWeights(LastWeights):
     activations and the state of their observers, is copied: those are averages or maxima already,
     and an average of maxima would clip.
 
+    What a freeze makes stand still (alpha, the statistics of BatchNorm) stays among the averaged:
+    it nears the frozen value at the pace of the weights that it was learned with.
+
     Args:
         net: the network that is trained.
         decay: the decay, in (0, 1).

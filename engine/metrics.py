@@ -101,12 +101,28 @@ class MetricSums:
             ]
             self._sums.append(paddle.stack(row))
 
+    def take(self) -> list[float]:
+        """Images, right at Top1, right at Top5 and loss times images, over all processes.
+
+        What was counted is replaced by these sums, on rank 0; so who begins with them (`begin`)
+        goes on adding the very same numbers in the same order (a collective call).
+        """
+        total = distributed.sum_over_ranks(self._total())
+        self.begin(total.tolist())
+        return total.tolist()
+
+    def begin(self, total: list[float]) -> None:
+        """Start from what `take` gave; other ranks than 0 start from nothing."""
+        self._sums = [paddle.to_tensor(total, dtype="float64")] if distributed.is_main() else []
+
+    def _total(self) -> np.ndarray:
+        if not self._sums:
+            return np.zeros(4)
+        return paddle.stack(self._sums).sum(axis=0).numpy()
+
     def result(self, with_loss: bool = True) -> Metrics:
         """Figures over all images that every process has counted so far (a collective call)."""
-        total = np.zeros(4)
-        if self._sums:
-            total = paddle.stack(self._sums).sum(axis=0).numpy()
-        images, top1, top5, loss = distributed.sum_over_ranks(total)
+        images, top1, top5, loss = distributed.sum_over_ranks(self._total())
         count = max(images, 1.0)
         return Metrics(
             loss=float(loss / count) if with_loss else None,

@@ -15,7 +15,6 @@ from paddle.amp import GradScaler
 from paddle.optimizer import Optimizer
 
 from .errors import EngineError
-from .logging import RunLog
 
 # As in PyTorch's GradScaler and Paddle's.
 FIRST_LOSS_SCALE = 2.0**16
@@ -122,7 +121,12 @@ class Float16(BFloat16):
         }
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`; an empty one, of a stage that has no step yet, changes nothing.
+
+        That a state is of this arithmetic, `engine.resume` has seen to.
+        """
+        if not state:
+            return
         self._set_scale(float(state["loss_scale"]))
         self.good_steps = int(state["good_steps"])
         self.skipped_steps = int(state["skipped_steps"])
@@ -139,28 +143,26 @@ def build_precision(dtype: str | None) -> Precision:
     return Float16() if dtype == "float16" else BFloat16()
 
 
-def usable_dtype(amp: bool, wish: str, log: RunLog) -> str | None:
+def usable_dtype(amp: bool, wish: str) -> tuple[str | None, str | None]:
     """The 16-bit type that ``--amp`` and ``--amp_dtype`` ask for, if this device has it.
 
     Args:
         amp: the flag.
         wish: ``"auto"``, ``"float16"`` or ``"bfloat16"``.
-        log: where one warning goes if the device cannot do it.
 
     Returns:
-        The type, or None for float32.
+        The type, or None for float32; and one line of warning if the device cannot do it.
     """
     if not amp:
-        return None
+        return None, None
     device = paddle.device.get_device().partition(":")[0]
     dtype = wish if wish != "auto" else ("float16" if device == "gpu" else "bfloat16")
     if _takes_effect(dtype):
-        return dtype
-    log.warn(
+        return dtype, None
+    return None, (
         f"Paddle {paddle.__version__} has no mixed precision in {dtype} on this {device}; "
         "--amp trains in float32"
     )
-    return None
 
 
 def _takes_effect(dtype: str) -> bool:

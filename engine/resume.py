@@ -25,7 +25,9 @@ from .weights import weights_file
 
 INFERENCE_FOLDER = "inference_model"
 CURVES_FILE = "curves.png"
-# Flags that change what a step computes, beside those that the task holds.
+# Flags that say what the state in a checkpoint means: its average, its loss scale, its count of
+# batches, its place in the order of the images. What only steers the steps to come may change, as
+# someone who goes on wants a smaller --lr, more epochs or a later freeze; the log then says so.
 FIXED_FLAGS = (
     "batch_size",
     "seed",
@@ -42,6 +44,7 @@ FIXED_FLAGS = (
 )
 # What --amp and --amp_dtype came to on the device where the run began.
 ARITHMETIC = "arithmetic of the forward pass"
+PLACES = ("config", "resume", "model_save_dir", "data_dir")
 OTHER_FILES = (RUN_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE, INFERENCE_FOLDER)
 
 
@@ -63,12 +66,18 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     val_data = task.dataset("val")
     checkpoints = CheckpointFolder(root, cfg.keep_checkpoints)
     latest = _find_latest(cfg, checkpoints)
+    amp_dtype, warning = usable_dtype(cfg.amp, cfg.amp_dtype)
     settings = _fixed_settings(cfg, task, train_data)
+    settings[ARITHMETIC] = amp_dtype or "float32"
+    flags = json.loads(json.dumps(dataclasses.asdict(cfg)))
+    changed: list[str] = []
     if latest is not None:
         _compare(latest, settings)
+        changed = _changes(latest.progress.flags, flags)
     else:
         _check_given_weights(cfg, root)
-    progress = Progress(fixed=settings) if latest is None else latest.progress
+    progress = Progress() if latest is None else latest.progress
+    progress.fixed, progress.flags = settings, flags
     # All have read before one of them moves files about, and that is over before any goes on.
     distributed.barrier()
     moved = None
@@ -87,15 +96,12 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
             f"going on from {latest.path}: {progress.stage} epoch {progress.epoch}, "
             f"step {progress.steps}"
         )
+        if changed:
+            log.line(f"other flags than before: {', '.join(changed)}")
     elif cfg.resume is not None:
         log.line(f"nothing to resume in {root}; a new run begins")
-    amp_dtype = usable_dtype(cfg.amp, cfg.amp_dtype, log)
-    arithmetic = amp_dtype or "float32"
-    if progress.fixed.setdefault(ARITHMETIC, arithmetic) != arithmetic:
-        raise EngineError(
-            f"--resume: the run began in {progress.fixed[ARITHMETIC]}, and on this device --amp "
-            f"and --amp_dtype give {arithmetic}; it has to stay"
-        )
+    if warning is not None:
+        log.warn(warning)
     session = Session(cfg, task, train_data, val_data, checkpoints, log, progress, amp_dtype)
     return session, latest
 
@@ -144,13 +150,25 @@ def _fixed_settings(cfg: TrainConfig, task: Task, train_data: ImageDataset) -> d
 
 
 def _compare(latest: Latest, settings: dict[str, Any]) -> None:
-    before = latest.progress.fixed
+    # A flag that a file does not hold yet is newer than the file: the run had its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    missing = {**{name: defaults[name] for name in FIXED_FLAGS}, ARITHMETIC: "float32"}
+    before = {**missing, **latest.progress.fixed}
     for name, value in settings.items():
         if before.get(name) != value:
             raise EngineError(
                 f"--resume: {latest.path}: {name} is {value}, but the run began with "
                 f"{before.get(name)}; it has to stay"
             )
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The flags that differ, as words of one line; those that say where things are do not count."""
+    return [
+        f"--{name} {before[name]} -> {value}"
+        for name, value in now.items()
+        if name in before and before[name] != value and name not in PLACES
+    ]
 
 
 def _set_aside(folder: CheckpointFolder) -> Path | None:

@@ -9,6 +9,8 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
 
+from quant.pact import floor_alphas
+
 from .accumulation import Part
 from .ema import LastWeights
 from .loss import Criterion
@@ -73,6 +75,7 @@ class TrainStep:
         """
         lr = self.optimizer.get_lr()
         self.precision.step(self.optimizer)
+        floor_alphas(self.network)
         self.optimizer.clear_grad()
         self.schedule.step()
         self.weights.update(steps)

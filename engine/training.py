@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import paddle
@@ -27,6 +27,8 @@ from .runtime import seed_everything
 from .schedule import build_schedule, steps_in_epoch
 from .session import Session
 from .step import TrainStep
+
+_ADVICE = "a smaller --lr (--fp32_lr in the float stage) usually helps"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class Trainer:
         parts = parts_of_epoch(
             self.session.images_per_process, cfg.batch_size, cfg.accumulate_steps, progress.batch
         )
-        window = _Window(self.log, self.stage.name, step.precision)
+        window = _Window(self.log, self.stage.name, step.precision, progress.window)
+        progress.window = []
         batches = self.log.progress(
             loader, batches_left, f"{self.stage.name} epoch {progress.epoch}"
         )
@@ -167,10 +170,26 @@ class Trainer:
             if at_end:
                 break
             if progress.steps % cfg.save_steps == 0:
+                progress.window = window.sums(progress)
+                self._check_finite(net)
                 step.weights.agree()
                 self._save_latest(net, step)
+                progress.window = []
+        self._check_finite(net)
         if batches_left == 0:
             progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _check_finite(self, net: nn.Layer) -> None:
+        """No checkpoint is written with weights that nothing can be done with.
+
+        The loss alone does not tell: it is that of the weights before the step.
+        """
+        for name, value in net.state_dict().items():
+            if not bool(paddle.isfinite(value).all()):
+                raise EngineError(
+                    f"{name} is not finite after step {self.progress.steps} of the "
+                    f"{self.stage.name} stage; {_ADVICE}"
+                )
 
     def _report(self, epoch: int, found: Evaluation) -> None:
         metrics = found.metrics
@@ -225,11 +244,15 @@ class Trainer:
 class _Window:
     """Figures between two lines of the log."""
 
-    def __init__(self, log: RunLog, stage: str, precision: Precision) -> None:
+    def __init__(
+        self, log: RunLog, stage: str, precision: Precision, sums: Sequence[float] = ()
+    ) -> None:
         self._log = log
         self._stage = stage
         self._precision = precision
         self._clear()
+        if sums:
+            self._sums.begin(list(sums))
 
     def _clear(self) -> None:
         self._sums = MetricSums()
@@ -248,15 +271,23 @@ class _Window:
         self._batches += 1
         self._last = time.perf_counter()
 
+    def sums(self, progress: Progress) -> list[float]:
+        """What a resumed run needs to write the same figures; no times (a collective call)."""
+        sums = self._sums.take()
+        self._check_loss(sums[-1] / max(sums[0], 1.0), progress)
+        return sums
+
+    def _check_loss(self, loss: float | None, progress: Progress) -> None:
+        if loss is None or not math.isfinite(loss):
+            raise EngineError(
+                f"the loss is {loss} at step {progress.steps} of the {self._stage} stage; {_ADVICE}"
+            )
+
     def close(self, progress: Progress, lr: float) -> None:
         """Write the figures and begin anew (a collective call)."""
         metrics = self._sums.result()  # waits for the device
         seconds = time.perf_counter() - self._start
-        if metrics.loss is None or not math.isfinite(metrics.loss):
-            raise EngineError(
-                f"the loss is {metrics.loss} at step {progress.steps} of the {self._stage} stage; "
-                "a smaller --lr (--fp32_lr in the float stage) usually helps"
-            )
+        self._check_loss(metrics.loss, progress)
         speed = self._images * distributed.world_size() / seconds
         reader_cost, batch_cost = self._waiting / self._batches, seconds / self._batches
         self._log.record(

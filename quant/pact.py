@@ -75,9 +75,8 @@ class Pact(nn.Layer):
         A large step of the optimizer can carry alpha past zero, where nothing would get through
         any more, neither values nor gradients.
         """
-        alpha = self.alpha.detach()
-        floored = paddle.clip(alpha, min=SMALLEST_ALPHA)
-        return paddle.where(alpha == NOT_SET, paddle.full_like(alpha, float("inf")), floored)
+        floored = self.floored()
+        return paddle.where(floored == NOT_SET, paddle.full_like(floored, float("inf")), floored)
 
     def start_at(self, seen: Magnitudes) -> None:
         """Sets alpha from data; of several ranks, to the largest that one of them finds.
@@ -102,17 +101,17 @@ class Pact(nn.Layer):
         """`x` clipped to [-alpha, alpha]."""
         if self.training:
             self._start_if_unset(x)
-            alpha = self._floored_alpha()
+            # The floored value with the gradient of alpha, which can so climb back. The bracket is
+            # exactly 0; alpha + (floored - alpha) would round the floor away below a large -alpha.
+            alpha = self.floored() + (self.alpha - self.alpha.detach())
         else:
             alpha = self.bound()
         return pact(x, alpha.astype(x.dtype) if alpha.dtype != x.dtype else alpha)
 
-    def _floored_alpha(self) -> Tensor:
-        """The parameter itself, so that the gradient reaches it."""
-        with paddle.no_grad():
-            floored = paddle.clip(self.alpha, min=SMALLEST_ALPHA)
-            self.alpha.set_value(paddle.where(self.alpha == NOT_SET, self.alpha, floored))
-        return self.alpha
+    def floored(self) -> Tensor:
+        """Alpha, but at least `SMALLEST_ALPHA`, without a gradient; `NOT_SET` stays."""
+        alpha = self.alpha.detach()
+        return paddle.where(alpha == NOT_SET, alpha, paddle.clip(alpha, min=SMALLEST_ALPHA))
 
     def _start_if_unset(self, x: Tensor) -> None:
         if not self._may_be_unset:
@@ -127,3 +126,15 @@ class Pact(nn.Layer):
         """Current alpha, for print(net)."""
         alpha = self.alpha.item()
         return "alpha=not set" if alpha == NOT_SET else f"alpha={alpha:.4g}"
+
+
+def floor_alphas(net: nn.Layer) -> None:
+    """Lifts every alpha that a step has carried below `SMALLEST_ALPHA` back to it.
+
+    Call it after ``optimizer.step()``: checkpoints and averages of weights then hold the value that
+    clips. Without it only the forward pass, the export and the report see the floor.
+    """
+    for layer in net.sublayers(include_self=True):
+        if isinstance(layer, Pact):
+            with paddle.no_grad():
+                layer.alpha.set_value(layer.floored())

@@ -109,3 +109,32 @@ def test_a_cut_latest_is_refused_by_name(tmp_path, dropout_net):
     folder.latest_path.write_bytes(content[: len(content) // 2])
     with pytest.raises(EngineError, match=r"latest\.pdparams: cut"):
         load_latest(folder.latest_path)
+
+
+@pytest.mark.parametrize(
+    "name,value,allowed",
+    [
+        ("stage", "qta", "fp32 or qat"),
+        ("epoch", "1", "a whole number from 0"),
+        ("steps", -1, "a whole number from 0"),
+        ("batch", True, "a whole number from 0"),
+        ("best_top1", [0.5], "null or a number"),
+        ("best_epoch", 0.5, "null or a whole number from 0"),
+        ("fixed", [], "a table"),
+        ("precision", {"loss_scale": "1"}, "a table of numbers"),
+        ("window", [1.0], "no or four numbers"),
+    ],
+)
+def test_a_record_of_progress_that_no_run_wrote_is_one_line(
+    tmp_path, dropout_net, name, value, allowed
+):
+    net = dropout_net()
+    folder = CheckpointFolder(tmp_path)
+    progress = Progress()
+    setattr(progress, name, value)
+    folder.save_latest(net, make_optimizer(net)[0], progress)
+    with pytest.raises(EngineError) as caught:
+        load_latest(folder.latest_path)
+    told = str(caught.value)
+    assert f"{name} in its record of progress is {value!r}; allowed is {allowed}" in told
+    assert "\n" not in told

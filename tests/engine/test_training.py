@@ -9,6 +9,7 @@ from engine.errors import EngineError
 from engine.training import Stage, Trainer
 from engine.weights import load_weights
 from quant import QAT
+from quant.pact import SMALLEST_ALPHA
 
 
 class Killed(Exception):
@@ -178,6 +179,79 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(
 ):
     with pytest.raises(EngineError, match=r"the loss is (nan|inf) at step \d+ .*--lr"):
         train(small_session(small_config(lr=1e30)), dropout_net())
+
+
+@pytest.mark.parametrize("killed_at", [4, 7, 8, 11])  # an epoch has twelve steps
+def test_a_killed_run_logs_the_same_losses_though_a_save_came_between_two_lines(
+    killed_at, tmp_path, monkeypatch, small_config, small_session, dropout_net, read_rows
+):
+    flags = {"batch_size": 8, "log_period": 5, "save_steps": 3}
+    train(
+        small_session(small_config(model_save_dir=str(tmp_path / "whole"), **flags)), dropout_net()
+    )
+    cfg = small_config(model_save_dir=str(tmp_path / "cut"), **flags)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(patch, killed_at)
+        train(small_session(cfg), dropout_net())
+    latest = load_latest(tmp_path / "cut" / "latest.pdparams")
+    assert latest.progress.steps == killed_at // 3 * 3
+    train(small_session(cfg, latest.progress), dropout_net(seed=11), latest)
+    rows = [
+        [
+            [row[key] for key in ("step", "split", "loss", "top1", "top5")]
+            for row in read_rows(tmp_path / run)
+        ]
+        for run in ("whole", "cut")
+    ]
+    assert [row[0] for row in rows[0]] == [5, 10, 12, 12]
+    assert rows[0] == rows[1]
+
+
+def test_latest_never_holds_weights_that_are_no_numbers(
+    tmp_path, small_config, small_session, dropout_net
+):
+    """The loss of the first step is finite, the weights after it are not."""
+    cfg = small_config(save_steps=1, log_period=100)
+    net = dropout_net()
+    session = small_session(cfg)
+    step = training.TrainStep.finish
+
+    def spoiling(self, steps):
+        lr = step(self, steps)
+        if steps == 1:
+            net.body[5].bias.set_value(np.full(10, np.nan, np.float32))
+        return lr
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.TrainStep, "finish", spoiling)
+        with pytest.raises(EngineError, match=r"body\.5\.bias is not finite after step 2 .*--lr"):
+            train(session, net)
+    latest = load_latest(tmp_path / "latest.pdparams")
+    assert latest.progress.steps == 1
+    assert all(np.isfinite(value).all() for value in latest.weights.values())
+    assert not (tmp_path / "epoch_0.pdparams").exists()
+
+
+def test_an_alpha_past_zero_is_floored_in_checkpoints_and_averages(
+    tmp_path, small_config, small_session, dropout_net
+):
+    quanter = QAT({"activation_preprocess_type": "PACT"})
+    net = quanter.quantize(dropout_net())
+    pact = net.body[0]._act_quant.preprocess
+    step = training.TrainStep.add
+
+    def pushing(self, images, labels, part):
+        found = step(self, images, labels, part)
+        pact.alpha.grad.set_value(np.array([1e6], np.float32))  # far below zero in one step
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.TrainStep, "add", pushing)
+        train(small_session(small_config(ema_decay=0.5)), net, quanter=quanter)
+    latest = load_latest(tmp_path / "latest.pdparams")
+    name = next(key for key, value in net.state_dict().items() if value is pact.alpha)
+    assert latest.weights[name].item() == np.float32(SMALLEST_ALPHA)
+    assert latest.average[name].item() >= np.float32(SMALLEST_ALPHA)
 
 
 EVERYTHING = {

@@ -107,11 +107,34 @@ def test_going_on_from_a_finished_run_measures_the_same_network_anew(job, tmp_pa
     assert all(np.array_equal(again[name], value) for name, value in weights.items())
 
 
-def test_another_arithmetic_on_another_device_cannot_go_on(job, monkeypatch):
+def test_another_arithmetic_on_another_device_cannot_go_on(job, monkeypatch, tmp_path):
     assert job(amp=True).run() == 0
-    monkeypatch.setattr(resume, "usable_dtype", lambda *_: "float16")
-    with pytest.raises(EngineError, match="began in float32, and on this device .* give float16"):
+    log = (tmp_path / "out" / "metrics.jsonl").read_text()
+    monkeypatch.setattr(resume, "usable_dtype", lambda *_: ("float16", None))
+    with pytest.raises(
+        EngineError, match="arithmetic of the forward pass is float16, .* began with float32"
+    ):
         job(amp=True, resume="auto")
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == log
+
+
+def test_a_flag_that_is_newer_than_the_run_had_its_default(job, monkeypatch):
+    old = [name for name in resume.FIXED_FLAGS if name not in ("warmup_epochs", "ema_decay")]
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "FIXED_FLAGS", tuple(old))
+        assert job().run() == 0
+    job(resume="auto")
+    with pytest.raises(EngineError, match=r"ema_decay is 0\.5, but the run began with 0\.0"):
+        job(resume="auto", ema_decay=0.5)
+
+
+def test_the_log_names_the_flags_that_changed(job, capsys):
+    assert job().run() == 0
+    capsys.readouterr()
+    job(resume="auto", lr=0.002)
+    assert "other flags than before: --lr 0.01 -> 0.002\n" in capsys.readouterr().out
+    job(resume="auto")
+    assert "other flags" not in capsys.readouterr().out
 
 
 def test_without_the_flag_nothing_is_measured_anew(job, tmp_path):

@@ -7,7 +7,7 @@ from paddle import nn
 
 from quant import QAT, ConfigError, QuantError
 from quant.functional import pact
-from quant.pact import SMALLEST_ALPHA, Pact
+from quant.pact import SMALLEST_ALPHA, Pact, floor_alphas
 from quant.paddle_format import read_program
 
 
@@ -371,10 +371,22 @@ def test_after_a_step_past_zero_alpha_is_floored_everywhere(init, tmp_path):
     rows = quanter.report(net, [x])
     assert rows[0]["activation_scale"] == np.float32(SMALLEST_ALPHA)
     export(quanter, net, str(tmp_path / "net"))
-    # And the next step of training lifts the parameter itself.
+    # In training the floor clips as well, and the gradient still reaches the parameter.
     net.train()
-    net(paddle.to_tensor(x)).sum().backward()
+    pact_layer.alpha.clear_grad()
+    y = pact_layer(paddle.to_tensor(x))
+    rounding = np.finfo(np.float32).eps * np.abs(x).max()  # of x - relu(x - alpha)
+    np.testing.assert_allclose(np.abs(y.numpy()).max(), SMALLEST_ALPHA, atol=rounding)
+    y.abs().sum().backward()
+    np.testing.assert_allclose(pact_layer.alpha.grad.item(), (np.abs(x) > SMALLEST_ALPHA).sum())
+    floor_alphas(net)
     assert pact_layer.alpha.item() == np.float32(SMALLEST_ALPHA)
+
+
+def test_an_alpha_that_is_not_set_is_not_floored():
+    net = QAT(CALIBRATED).quantize(two_layers())
+    floor_alphas(net)
+    assert alphas(net) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("factor", [0.3, 3.0])
