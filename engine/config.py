@@ -466,8 +466,12 @@ class ExportConfig(CommonConfig):
     batch_size: int = flag(32, "images per batch of calibration and of the check", _DATA, low=1)
     seed: int = flag(0, "seed of the choice of images", _DATA, low=0, high=2**31 - 1)
 
-    calibration_batches: int = flag(
-        16, "batches that set the activation scales of a float checkpoint", _QUANT, low=1
+    calibration_batches: int | None = flag(
+        None,
+        "batches that set the activation scales of a float checkpoint",
+        _QUANT,
+        unset="16",
+        low=1,
     )
     use_pact: bool | None = flag(None, "quantize with PACT", _QUANT, unset="as trained")
     pact_init: str | None = flag(

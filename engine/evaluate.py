@@ -11,6 +11,7 @@ from pathlib import Path
 from paddle import Tensor
 
 from data import ImageDataset, build_loader
+from quant import QuantConfig
 from quant.targets import TARGETS
 
 from . import distributed
@@ -23,10 +24,11 @@ from .files import make_writable_folder, write_json
 from .inference import default_threads, file_forward, first_batches, stored_bytes
 from .loading import load_network
 from .onnx_file import OnnxFile
+from .run_file import Known, find_run
 from .runtime import select_device
 from .summary import format_bytes
-from .task import Task, find_run, task_of_file, warn_of_default_quantization
-from .weights import weights_file
+from .task import Task, task_of_file, warn_of_default_quantization
+from .weights import weights_file, weights_size
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _checkpoint(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
     if quanter is not None:
         warn_of_default_quantization(path)
     net.eval()
-    return task, net, _size_of(weights_file(path))
+    return task, net, weights_size(path)
 
 
 def _exported(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
@@ -122,12 +124,13 @@ def _exported(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
 def _onnx(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
     path = Path(cfg.path)
     file = OnnxFile(path, cfg.threads or default_threads())
-    stored = file.described or find_run(path)
+    source, stored = file.known if file.known.values else find_run(path)
     # The sizes that are fixed in the file are what it takes where nothing else is said.
-    described = {**stored, "input": {**file.fixed_input, **(stored.get("input") or {})}}
-    task = task_of_file(cfg, path, needs_network=False, described=described)
+    said = {key: value for key, value in (stored.get("input") or {}).items() if value is not None}
+    known = Known(source, {**stored, "input": {**file.fixed_input, **said}})
+    task = task_of_file(cfg, path, needs_network=False, known=known)
     file.check_input(task.input)
-    return task, file, _size_of(path)
+    return task, file, path.stat().st_size
 
 
 CHECKPOINT = Kind(
@@ -198,15 +201,8 @@ def choose_engine(cfg: EvalConfig, kind: Kind) -> str:
 
 def _engine_of_target(prefix: Path) -> str:
     """The engine of Paddle Inference that a file was made for, as its ``run.json`` tells."""
-    quantization = find_run(prefix).get("quantization")
-    name = quantization.get("deploy_target") if isinstance(quantization, dict) else None
-    return TARGETS.get(str(name), TARGETS["generic"]).engine
-
-
-def _size_of(path: Path) -> int:
-    """Size in bytes of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    quantization = find_run(prefix).values.get("quantization")
+    return TARGETS[QuantConfig.from_dict(quantization).deploy_target].engine
 
 
 def _checked(forward: Forward, task: Task, path: Path) -> Forward:

@@ -19,9 +19,12 @@ from .errors import EngineError
 from .files import make_writable_folder
 from .inference import first_batches
 from .loading import load_network
+from .run_file import RUN_FILE
 from .runtime import seed_everything, select_device
-from .task import RUN_FILE, Task, task_of_file, warn_of_default_quantization, write_run
+from .task import Task, task_of_file, warn_of_default_quantization, write_run
 from .weights import weights_file
+
+CALIBRATION_BATCHES = 16
 
 EXIT_OK = 0
 EXIT_NOT_THE_NETWORK = 1
@@ -59,11 +62,7 @@ def run_export(cfg: ExportConfig) -> int:
     if quanter is None:
         quanter = _quantize(cfg, task, net)
     else:
-        if cfg.pact_init is not None:
-            raise EngineError(
-                f"--pact_init is {cfg.pact_init}, but {path} is a QAT checkpoint, whose alpha is "
-                "trained already; leave the flag out"
-            )
+        _refuse_flags_of_calibration(cfg, path)
         warn_of_default_quantization(path)
     net.eval()
 
@@ -87,6 +86,16 @@ def run_export(cfg: ExportConfig) -> int:
     return EXIT_OK
 
 
+def _refuse_flags_of_calibration(cfg: ExportConfig, path: Path) -> None:
+    for name in ("pact_init", "calibration_batches"):
+        value = getattr(cfg, name)
+        if value is not None:
+            raise EngineError(
+                f"--{name} is {value}, but {path} is a QAT checkpoint, whose scales and alpha are "
+                "trained already; leave the flag out"
+            )
+
+
 def _quantize(cfg: ExportConfig, task: Task, net: nn.Layer) -> QAT:
     """Quantize a float network with scales from training images."""
     quanter = QAT(task.quantization)
@@ -98,7 +107,7 @@ def _quantize(cfg: ExportConfig, task: Task, net: nn.Layer) -> QAT:
         seed=cfg.seed,
         num_workers=cfg.num_workers,
     )
-    count = quanter.calibrate(net, islice(loader, cfg.calibration_batches))
+    count = quanter.calibrate(net, islice(loader, cfg.calibration_batches or CALIBRATION_BATCHES))
     print(f"a float checkpoint: activation scales calibrated on {count} batches of training images")
     return quanter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from paddle import nn
@@ -14,8 +14,20 @@ from models import with_current_names
 from .errors import EngineError
 from .printable import first, shown
 
-# How many tensors one line names before it only counts.
-LISTED = 300
+# How many tensors one line names before it only counts: more than two networks of this project have
+# together, so that only a hostile file's list ends early.
+LISTED = 2000
+
+
+class Loaded(NamedTuple):
+    """What became of a network's tensors."""
+
+    loaded: int
+    """How many were set."""
+    total: int
+    """How many it has."""
+    mismatches: list[str]
+    """What does not match, one entry per tensor with its name and shapes."""
 
 
 def load_into(
@@ -23,7 +35,7 @@ def load_into(
     state: Mapping[str, np.ndarray],
     source: str | Path,
     allow_partial: bool = False,
-) -> list[str]:
+) -> Loaded:
     """Set the parameters and buffers of a network from a state.
 
     Args:
@@ -34,12 +46,11 @@ def load_into(
         allow_partial: whether what matches is set even if other tensors do not match.
 
     Returns:
-        What does not match, one entry per tensor with its name and shapes; empty unless
-        ``allow_partial``.
+        How many tensors were set, and what does not match: nothing unless ``allow_partial``.
 
     Raises:
-        EngineError: names, shapes or types do not match, or, with ``allow_partial``, not a single
-            tensor matches; the network is unchanged.
+        EngineError: names, shapes or types do not match, or, with ``allow_partial``, less than half
+            of the network's tensors would be set; the network is unchanged.
     """
     targets = net.state_dict()
     state = with_current_names(net, state)
@@ -47,12 +58,13 @@ def load_into(
         name for name in targets if name in state and _misfit(state[name], targets[name]) is None
     ]
     mismatches = _mismatches(targets, state)
-    if not matching or (mismatches and not allow_partial):
-        raise EngineError(f"{source}: {_refusal(targets, state, mismatches, allow_partial)}")
+    if mismatches and (not allow_partial or len(matching) * 2 < len(targets)):
+        reason = _refusal(targets, state, mismatches, allow_partial, len(matching))
+        raise EngineError(f"{source}: {reason}")
     values = {name: state[name].astype(_dtype(targets[name])) for name in matching}
     for name, value in values.items():
         targets[name].set_value(value)
-    return mismatches
+    return Loaded(len(matching), len(targets), mismatches)
 
 
 def _dtype(tensor: Any) -> str:
@@ -94,17 +106,21 @@ def _refusal(
     state: Mapping[str, np.ndarray],
     mismatches: list[str],
     allow_partial: bool,
+    matching: int,
 ) -> str:
     common = [name for name in targets if name in state]
     missing = [name for name in targets if name not in state]
-    unexpected = [shown(name) for name in state if name not in targets]
+    unexpected = [name for name in state if name not in targets]
     if not common or ((missing or unexpected) and len(common) * 2 < min(len(targets), len(state))):
         return (
             f"a checkpoint of another model: {len(common)} of its {len(state)} tensors have a "
-            f"name of the network (there: {first(unexpected, 3)}; network: {first(missing, 3)})"
+            f"name of the network: {first(mismatches, LISTED)}"
         )
     if allow_partial:
-        return f"not one tensor matches: {first(mismatches, LISTED)}"
+        return (
+            f"only {matching} of the {len(targets)} tensors of the network match, and "
+            f"--allow_partial needs half of them: {first(mismatches, LISTED)}"
+        )
     classes = None if missing or unexpected else _classes(targets, state)
     if classes is not None:
         return (

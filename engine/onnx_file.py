@@ -14,10 +14,14 @@ from paddle import Tensor
 from data import InputConfig
 
 from .errors import EngineError
+from .run_file import Known, check_known
 
 # The entry of metadata_props that holds what run.json would say, as JSON.
 METADATA_KEY = "paddleqat.run"
 INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+# What a fixed number of images may take as float32; fewer images are filled up to it.
+MAX_BATCH_BYTES = 1 << 30
 
 
 class OnnxFile:
@@ -29,8 +33,8 @@ class OnnxFile:
 
     Attributes:
         shape: the sizes [N, C, H, W] that the input takes; None where it takes any.
-        described: the JSON object of the metadata entry `METADATA_KEY`, which has the keys of
-            ``run.json``; empty without one.
+        known: what the metadata entry `METADATA_KEY` says, a JSON object with the keys of
+            ``run.json``; nothing without one.
         fixed_input: ``channels`` and ``image_size`` where the file takes one value only.
 
     Raises:
@@ -69,6 +73,11 @@ class OnnxFile:
                 f"{path}: input {self._input!r} is a {inputs[0].type}; "
                 f"allowed is {' or '.join(INPUT_TYPES)}"
             )
+        if outputs[0].type not in OUTPUT_TYPES:
+            raise EngineError(
+                f"{path}: output {self._output!r} is a {outputs[0].type}; "
+                f"allowed is {' or '.join(OUTPUT_TYPES)}"
+            )
         self._dtype = INPUT_TYPES[inputs[0].type]
         self.shape = [size if isinstance(size, int) else None for size in inputs[0].shape or []]
         if len(self.shape) != 4 or self.shape[1] not in (None, 1, 3):
@@ -76,9 +85,14 @@ class OnnxFile:
                 f"{path}: input {self._input!r} has the shape {inputs[0].shape}; allowed is "
                 "[N, C, H, W] with 1 or 3 channels"
             )
+        if any(size is not None and size < 1 for size in self.shape):
+            raise EngineError(
+                f"{path}: input {self._input!r} has the shape {inputs[0].shape}; allowed are sizes "
+                "of 1 or more"
+            )
         fixed = {"channels": self.shape[1], "image_size": self.shape[2] or self.shape[3]}
         self.fixed_input = {key: size for key, size in fixed.items() if size is not None}
-        self.described = self._described()
+        self.known = self._known()
 
     def check_input(self, config: InputConfig) -> None:
         """See that images of this configuration are what the file takes.
@@ -86,7 +100,7 @@ class OnnxFile:
         Raises:
             EngineError: they are not; names the flag that would make them so.
         """
-        _, channels, height, width = self.shape
+        count, channels, height, width = self.shape
         if channels not in (None, config.channels):
             raise EngineError(
                 f"{self.path}: takes images of {channels} channels, not {config.channels}; "
@@ -101,6 +115,12 @@ class OnnxFile:
             raise EngineError(
                 f"{self.path}: takes images of {side}x{side} pixels, not "
                 f"{config.image_size}x{config.image_size}; pass --image_size {side}"
+            )
+        most = MAX_BATCH_BYTES // (4 * config.channels * config.image_size**2)
+        if count is not None and count > most:
+            raise EngineError(
+                f"{self.path}: takes {count} images at a time; allowed are up to {most} of "
+                f"{config.image_size}x{config.image_size} pixels"
             )
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -129,17 +149,14 @@ class OnnxFile:
             )
         return found[:count]
 
-    def _described(self) -> dict[str, Any]:
+    def _known(self) -> Known:
+        source = f"{self.path}: metadata {METADATA_KEY}"
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         try:
             values = {} if text is None else json.loads(text)
         except ValueError as error:
-            raise EngineError(f"{self.path}: metadata {METADATA_KEY}: not JSON") from error
-        if not isinstance(values, dict) or not isinstance(values.get("input", {}), dict):
-            raise EngineError(
-                f"{self.path}: metadata {METADATA_KEY}: allowed is an object like run.json"
-            )
-        return values
+            raise EngineError(f"{source}: not JSON") from error
+        return check_known(source, values)
 
 
 def _reason(error: Exception) -> str:

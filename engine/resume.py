@@ -18,9 +18,10 @@ from .errors import EngineError
 from .files import copy_file, make_writable_folder
 from .logging import METRICS_FILE, RunLog
 from .precision import usable_dtype
+from .run_file import RUN_FILE
 from .session import Session
 from .summary import SUMMARY_FILE
-from .task import RUN_FILE, Task, task_of_training, write_run
+from .task import Task, task_of_training, write_run
 from .weights import weights_file
 
 INFERENCE_FOLDER = "inference_model"

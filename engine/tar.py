@@ -64,6 +64,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
     position, count = 0, 0
     long_name: str | None = None
     size_record: int | None = None
+    extended = False  # an extended header came, and its file has yet to come
     while True:
         header = _read(file, position, BLOCK, end, "a header")
         if header == bytes(BLOCK):
@@ -83,6 +84,10 @@ def members(file: BinaryIO) -> Iterator[Member]:
         if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
             if size > MAX_EXTENSION:
                 raise BadTar(f"it has an extended header of {size} bytes")
+            if kind != _PAX_GLOBAL:
+                if extended:
+                    raise BadTar("it has two extended headers before one file")
+                extended = True
             content = _read(file, position, size, end, "an extended header")
             if kind == _LONG_NAME:
                 long_name = _text(content.split(b"\0")[0])
@@ -98,6 +103,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
             if kind != _FOLDER:
                 yield Member(path, position, size)
             long_name = size_record = None
+            extended = False
         else:
             what = _REFUSED.get(kind, f"of the kind {kind!r}")
             raise BadTar(f"{shown(name)} is {what}; allowed are files and folders")
@@ -158,19 +164,20 @@ def _text(data: bytes) -> str:
 def _pax_records(content: bytes) -> dict[str, str]:
     """Records of a length, a space, ``key=value`` and a newline; the length counts all of it."""
     records = {}
-    while content:
-        digits, separator, _ = content.partition(b" ")
-        if not separator or not digits.isdigit() or len(digits) > 8:
+    start = 0
+    while start < len(content):
+        space = content.find(b" ", start, start + 9)
+        digits = content[start:space]
+        if space < 0 or not digits.isdigit():
             raise BadTar("it has an extended header that is not readable")
-        length = int(digits)
-        record = content[len(digits) + 1 : length]
-        key, equals, value = record.partition(b"=")
-        if length > len(content) or not equals or not value.endswith(b"\n"):
+        end = start + int(digits)
+        key, equals, value = content[space + 1 : end].partition(b"=")
+        if end > len(content) or not equals or not value.endswith(b"\n"):
             raise BadTar("it has an extended header that is not readable")
         if key.startswith(b"GNU.sparse"):
             raise BadTar("it has a sparse file; allowed are files and folders")
         records[_text(key)] = _text(value[:-1])
-        content = content[length:]
+        start = end
     return records
 
 

@@ -15,15 +15,14 @@ import paddle
 from paddle import nn
 
 from data import DataError, ImageDataset, InputConfig, build_dataset
-from models import ALIASES, ModelInfo, build_model, list_models, model_info
+from models import ALIASES, ModelError, ModelInfo, build_model, list_models, model_info
 from quant import QuantConfig
 
 from .config import EvalConfig, ExportConfig, TrainConfig, quant_config
 from .errors import EngineError
-from .files import read_json, write_json
+from .files import write_json
+from .run_file import RUN_FILE, Known, find_run
 
-RUN_FILE = "run.json"
-FILE_ENDINGS = (".pdparams", ".safetensors", ".pdmodel", ".onnx")
 DEFAULT_DATA = "imagenet"
 UNKNOWN_MODEL = "unknown"
 
@@ -137,7 +136,7 @@ def task_of_file(
     cfg: EvalConfig | ExportConfig,
     path: Path,
     needs_network: bool,
-    described: dict[str, Any] | None = None,
+    known: Known | None = None,
 ) -> Task:
     """The task of a checkpoint or an exported file: from the flags, else from what is known of it.
 
@@ -146,28 +145,27 @@ def task_of_file(
         path: the file.
         needs_network: whether the network has to be built. An exported file carries its own, so
             there the name of the model is only a word, and a size of 224 the last resort.
-        described: what is known of it, with the keys of ``run.json``; None asks `find_run`.
+        known: what is known of it; None asks `find_run`.
 
     Raises:
-        EngineError: nothing says which model it is, or ``run.json`` cannot be used.
+        EngineError: nothing says which model it is, or what is known cannot be used.
     """
-    stored = find_run(path) if described is None else described
-    model = cfg.model or stored.get("model")
+    known = known or find_run(path)
+    model = cfg.model or known.values.get("model")
     if model is None and needs_network:
         raise EngineError(
             f"{path}: there is no {RUN_FILE} beside it that says which network this is; "
             "pass --model NAME"
         )
     try:
-        info = _model_info(model, needs_network)
-        return _merged_task(cfg, stored, info)
-    except (DataError, TypeError, AttributeError) as error:
-        raise EngineError(f"{path}, its {RUN_FILE} and the flags: {error}") from error
+        return _merged_task(cfg, known.values, _model_info(model, needs_network))
+    except (DataError, ModelError) as error:
+        raise EngineError(f"{known.source} and the flags: {error}") from error
 
 
 def warn_of_default_quantization(path: Path) -> None:
     """Say so where nothing tells how a QAT checkpoint was quantized (its keys do not)."""
-    if not find_run(path):
+    if not find_run(path).values:
         print(
             f"warning: {path} is a QAT checkpoint without {RUN_FILE}; "
             "the flags, or the defaults of quantization, are assumed",
@@ -192,8 +190,6 @@ def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], info: M
     num_classes = cfg.num_classes or (stored.get("num_classes") if same_model else None)
     if num_classes is None:
         num_classes = build_dataset(data, "val", input_config, data_dir).num_classes
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise DataError(f"num_classes is {num_classes!r}, allowed: an integer of 1 or more")
     quantization = dict(stored.get("quantization") or {})
     if isinstance(cfg, ExportConfig):
         quantization.update(quant_config(cfg))
@@ -204,7 +200,7 @@ def _merged_task(cfg: EvalConfig | ExportConfig, stored: dict[str, Any], info: M
         input=input_config,
         data=data,
         data_dir=data_dir,
-        class_names=tuple(str(name) for name in names) if names else None,
+        class_names=tuple(names) if names else None,
         quantization=QuantConfig.from_dict(quantization),
     )
 
@@ -234,26 +230,6 @@ def write_run(path: Path, task: Task, recipe: dict[str, Any]) -> None:
         "git_commit": git_commit(),
     }
     write_json(path, values)
-
-
-def find_run(path: Path) -> dict[str, Any]:
-    """What is known about a file; empty if nothing is.
-
-    That stands in ``NAME.run.json`` beside an exported file, or in ``run.json`` in the folder of
-    the file or the one above.
-    """
-    name = path.name
-    for ending in FILE_ENDINGS:
-        if name.endswith(ending):
-            name = name[: -len(ending)]
-    own = path.with_name(f"{name}.{RUN_FILE}")
-    for file in (own, path.parent / RUN_FILE, path.parent.parent / RUN_FILE):
-        if file.is_file():
-            values = read_json(file)
-            if not isinstance(values, dict):
-                raise EngineError(f"{file}: holds no JSON object")
-            return values
-    return {}
 
 
 def versions() -> dict[str, str]:

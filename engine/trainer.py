@@ -121,12 +121,13 @@ class Job:
         distributed.barrier()
         path = find_pretrained(info) if given is None else Path(given)
         state = load_network_state(path)
-        mismatches = load_into(net, state, path, allow_partial=self.cfg.allow_partial)
+        found = load_into(net, state, path, allow_partial=self.cfg.allow_partial)
         self.log.line(f"weights: {path}")
-        if mismatches:
+        if found.mismatches:
             self.log.warn(
-                f"{path}: {len(mismatches)} tensors do not match and are left out; those of the "
-                f"network keep their initial values: {first(mismatches, LISTED)}"
+                f"{path}: {found.loaded} of the network's {found.total} tensors were loaded, the "
+                f"others keep their initial values; {len(found.mismatches)} tensors do not match: "
+                f"{first(found.mismatches, LISTED)}"
             )
 
     def export_float(self, net: nn.Layer) -> None:

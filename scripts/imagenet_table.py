@@ -5,22 +5,39 @@
 
 The figures are in docs/results/imagenet.json, one entry a row: the command and what run.json and
 summary.json of its folder say. What stands between the two marks in a README is replaced.
+
+Exit codes: 0; 1 if the int8 file of a run is not the network, whose figures are then left out; 2
+with one line if a run is not finished or a file cannot be used.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import zlib  # noqa: F401  (before paddle: Paddle 2.6 brings a zlib of its own)
 from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
-from engine.files import read_json, write_atomically, write_json
-from scripts.reproduce_rows import NEUTRAL, RESULTS, ROOT, ROWS, Row, read_run
+from engine.files import read_json, write_json
+from scripts.marks import replace_between
+from scripts.reproduce_rows import (
+    NEUTRAL,
+    RESULTS,
+    ROOT,
+    ROWS,
+    Row,
+    config_of,
+    find_rows,
+    read_run,
+    recipe_of,
+)
 
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README.zh-CN.md"}
 START, END = "<!-- imagenet -->", "<!-- /imagenet -->"
+# Flags that name folders and files of the machine that ran the command.
+PLACES = {"config", "data_dir", "model_save_dir", "resume"}
 
 TEXTS: dict[str, dict[str, str]] = {
     "en": {
@@ -48,48 +65,79 @@ TEXTS: dict[str, dict[str, str]] = {
 }
 
 
-def collect(output_dir: Path, results: Path, names: list[str]) -> None:
+def collect(output_dir: Path, results: Path, names: list[str]) -> list[str]:
     """Put the figures of finished runs into the results file; other rows there stay.
 
+    Returns:
+        A line for each run whose int8 file failed the check against the network; its figures are
+        not taken.
+
     Raises:
-        EngineError: a run is not finished, or its file failed the check against the network.
+        EngineError: a run is not finished.
     """
     rows = _read(results)
-    for name in names:
+    failed = []
+    for row in find_rows(names) if names else []:
+        name = row.name
         folder = output_dir / name
         run = read_run(folder)
         summary_path = folder / "summary.json"
         if run is None or not summary_path.is_file():
             raise EngineError(f"{folder}: no finished run (summary.json and run.json)")
         summary = read_json(summary_path)
-        if not summary["verified"]:
-            raise EngineError(
-                f"{summary_path}: the int8 file is not the network that was trained (see "
-                "verification there); its figures are not taken"
+        if summary["verified"] is not True:
+            failed.append(
+                f"{name} failed: the int8 file is not the network that was trained (see "
+                f"verification in {summary_path}); its figures are not taken"
             )
-        processes, command = _launch(folder)
+            continue
+        processes = _processes(folder)
+        recipe = _public(run["recipe"])
         rows[name] = {
-            "command": command,
+            "command": _command(row, recipe, processes),
             "processes": processes,
-            "seed": run["recipe"]["seed"],
+            "seed": recipe["seed"],
             "versions": run["versions"],
             "git_commit": run["git_commit"],
-            # Without folders and the like, which say something of the machine and not of the run.
-            "recipe": {k: v for k, v in run["recipe"].items() if k not in NEUTRAL},
+            "recipe": {k: v for k, v in recipe.items() if k not in NEUTRAL},
             "summary": {key: value for key, value in summary.items() if key != "verification"},
         }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    write_json(results, {row.name: rows[row.name] for row in ROWS if row.name in rows})
+    if len(failed) < len(names):
+        results.parent.mkdir(parents=True, exist_ok=True)
+        write_json(results, {row.name: rows[row.name] for row in ROWS if row.name in rows})
+    return failed
 
 
-def _launch(folder: Path) -> tuple[int, str]:
-    """Processes and command of a run, as scripts/reproduce.sh leaves them in launch.txt."""
+def _processes(folder: Path) -> int:
+    """Processes of a run, as scripts/reproduce.sh leaves their number in launch.txt."""
     path = folder / "launch.txt"
     try:
-        processes, command = path.read_text(encoding="utf-8").splitlines()
-        return int(processes), command
+        return int(path.read_text(encoding="utf-8").split("\n")[0])
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: wanted are two lines, processes and command") from error
+        raise EngineError(f"{path}: wanted is a line with the number of processes") from error
+
+
+def _public(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what it says of the machine: folders, and where the weights lay."""
+    public = {name: value for name, value in recipe.items() if name not in PLACES}
+    if public.get("pretrained_model") is not None:
+        public["pretrained_model"] = Path(public["pretrained_model"]).name
+    return public
+
+
+def _command(row: Row, recipe: dict[str, Any], processes: int) -> str:
+    """The command that has this recipe, as someone else would type it."""
+    words = ["python"]
+    if processes > 1:
+        gpus = ",".join(map(str, range(processes)))
+        words += ["-m", "paddle.distributed.launch", f"--gpus={gpus}"]
+    words += ["train.py", "--config", row.config]
+    own = recipe_of(config_of(row))
+    for name, value in recipe.items():
+        if value is not None and value != own.get(name):
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"--{name}={text}")
+    return shlex.join(words)
 
 
 def table(rows: dict[str, Any], language: str) -> str:
@@ -140,16 +188,7 @@ def fill(readme: Path, language: str, rows: dict[str, Any]) -> None:
     Raises:
         EngineError: it is not there, or does not hold each mark once.
     """
-    if not readme.is_file():
-        raise EngineError(f"{readme}: no such file")
-    text = readme.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise EngineError(
-            f"{readme}: wanted are the marks {START} and {END}, once and in this order"
-        )
-    before, after = text.split(START)[0], text.split(END)[1]
-    whole = f"{before}{START}\n{table(rows, language)}\n{END}{after}"
-    write_atomically(readme, lambda name: Path(name).write_text(whole, encoding="utf-8"))
+    replace_between(readme, START, END, table(rows, language))
 
 
 def language_of(readme: Path) -> str:
@@ -174,15 +213,18 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, nargs="+", default=list(READMES.values()))
     parser.add_argument("--rows", nargs="*", default=[])
     given = parser.parse_args()
+    failed: list[str] = []
     try:
         if given.collect is not None:
-            collect(given.collect, given.results, given.rows)
+            failed = collect(given.collect, given.results, given.rows)
         for readme in given.readme:
             fill(readme, language_of(readme), _read(given.results))
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a machine lacks for scripts/reproduce.sh, all at once; run by that script.
 
 It prints the number of GPUs (0: the CPU was asked for) and a line for each thing that is missing.
+With --dry_run it downloads nothing.
 Exit codes: 0; 1 if something is missing; 2 if the command line is wrong.
 """
 
@@ -10,7 +11,7 @@ import argparse
 import logging
 import sys
 import zlib  # noqa: F401  (before paddle: Paddle 2.6 brings a zlib of its own)
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import paddle
@@ -22,6 +23,8 @@ from engine.config import TrainConfig
 from engine.errors import EngineError
 from engine.weights import weights_file
 from models import ModelError, find_pretrained, model_info
+from scripts.imagenet_table import END, START
+from scripts.marks import split_at_marks
 from scripts.reproduce_rows import (
     RESULTS,
     Row,
@@ -34,10 +37,19 @@ from scripts.reproduce_rows import (
 
 
 def missing(
-    rows: list[Row], flags: list[str], output_dir: Path, results: Path
+    rows: list[Row],
+    flags: list[str],
+    output_dir: Path,
+    results: Path,
+    readmes: Sequence[Path] = (),
+    dry_run: bool = False,
 ) -> tuple[list[str], int]:
-    """One line per thing that is missing for the rows that are not finished, and the GPUs."""
-    problems: list[str] = []
+    """One line per thing that is missing for the rows that are not finished, and the GPUs.
+
+    Weights that Paddle offers are downloaded here, so that the hours of training do not begin
+    without them; with `dry_run` it is only looked whether they are in its cache.
+    """
+    problems = [line for readme in readmes for line in _marks(readme)]
     gpus = 0
     for row in rows:
         folder = output_dir / row.name
@@ -50,7 +62,7 @@ def missing(
             problems += [] if gpus else [_no_gpu()]
         problems += _data(cfg)
         if not (folder / "latest.pdparams").is_file():
-            problems += _weights(row, cfg)
+            problems += _weights(row, cfg, dry_run)
     return list(dict.fromkeys(problems)), gpus
 
 
@@ -95,14 +107,28 @@ def _data(cfg: TrainConfig) -> Iterator[str]:
             return
 
 
-def _weights(row: Row, cfg: TrainConfig) -> Iterator[str]:
+def _marks(readme: Path) -> Iterator[str]:
+    try:
+        split_at_marks(readme, START, END)
+    except EngineError as error:
+        yield f"marks of the table: {error}"
+
+
+def _weights(row: Row, cfg: TrainConfig, dry_run: bool) -> Iterator[str]:
     if cfg.trains_from_scratch:
         return
     try:
-        if cfg.pretrained_model is None:
-            find_pretrained(model_info(cfg.model))
-        else:
+        if cfg.pretrained_model is not None:
             weights_file(Path(cfg.pretrained_model))
+            return
+        info = model_info(cfg.model)
+        if not dry_run or info.weights_url is None:
+            find_pretrained(info)
+            return
+        url = info.weights_url[0]
+        cached = Path(download.WEIGHTS_HOME) / url.rsplit("/", 1)[-1]
+        if not cached.is_file():
+            yield f"weights of {row.name}: {cached}; the run itself downloads them from {url}"
     except (ModelError, EngineError) as error:
         yield f"weights of {row.name}: {error}"
 
@@ -112,13 +138,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--readme", type=Path, nargs="*", default=[])
+    parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--rows", nargs="*", default=[])
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[])
     given = parser.parse_args()
     download.logger.setLevel(logging.CRITICAL)  # what it could not fetch is said once, below
     try:
         rows = find_rows(given.rows)
-        problems, gpus = missing(rows, given.flags, given.output_dir, given.results)
+        problems, gpus = missing(
+            rows, given.flags, given.output_dir, given.results, given.readme, given.dry_run
+        )
     except (DataError, EngineError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Write the figures of the demo into both READMEs: python scripts/update_readme_table.py.
+"""Write the figures of the demo into both READMEs: python -m scripts.update_readme_table.
 
 They come from docs/results/demo.json, which is the summary.json of a run of scripts/demo.sh. What
 stands between the two marks in a README is replaced.
@@ -10,6 +10,9 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from engine.errors import EngineError
+from scripts.marks import replace_between
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "docs" / "results" / "demo.json"
@@ -66,11 +69,12 @@ def main() -> int:
         print(f"error: {FIGURES} is not there; copy the summary.json of a demo", file=sys.stderr)
         return 2
     summary = json.loads(FIGURES.read_text(encoding="utf-8"))
-    for name, text in TEXTS.items():
-        path = ROOT / name
-        before, rest = path.read_text(encoding="utf-8").split(START)
-        after = rest.split(END)[1]
-        path.write_text(f"{before}{START}\n{table(summary, text)}\n{END}{after}", encoding="utf-8")
+    try:
+        for name, text in TEXTS.items():
+            replace_between(ROOT / name, START, END, table(summary, text))
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

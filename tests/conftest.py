@@ -9,6 +9,9 @@ import zlib  # noqa: F401
 # and the networks here are too small to gain from more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import contextlib
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -36,3 +39,26 @@ def imagenet_folder(tmp_path_factory) -> Path:
                 lines.append(f"{name} {label}")
         (folder / f"{split}_list.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+class Peak:
+    """The most bytes that Python and NumPy held at once within a block."""
+
+    size = 0
+
+
+@pytest.fixture
+def peak_memory():
+    """Measures a block: ``with peak_memory() as peak: ...``, then ``peak.size`` in bytes."""
+
+    @contextlib.contextmanager
+    def measure() -> Iterator[Peak]:
+        peak = Peak()
+        tracemalloc.start()
+        try:
+            yield peak
+            peak.size = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import paddle
 import pytest
 
 from engine.config import EvalConfig, ExportConfig
 from engine.errors import EngineError
 from engine.evaluate import run_evaluation
 from engine.export import run_export
+from engine.files import write_json
+from models import build_model
 from quant import QAT, Predictor, QuantError
 
 
@@ -19,7 +22,6 @@ def export_config(checkpoint, output, **flags):
         num_workers=0,
         use_gpu=False,
         verify_images=64,
-        calibration_batches=2,
         **flags,
     )
 
@@ -42,7 +44,9 @@ def test_a_float_checkpoint_is_calibrated_and_the_file_needs_only_its_path(
     finished_run, tmp_path, capsys
 ):
     prefix = tmp_path / "deploy" / "model.v1"
-    cfg = export_config(finished_run / "fp32_model.pdparams", prefix, activation_bits=7)
+    cfg = export_config(
+        finished_run / "fp32_model.pdparams", prefix, activation_bits=7, calibration_batches=2
+    )
     assert run_export(cfg) == 0
     assert "calibrated on 2 batches" in capsys.readouterr().out
     result = tmp_path / "r.json"
@@ -108,11 +112,33 @@ def test_the_script_ends_with_code_2_and_one_line_for_a_missing_checkpoint(scrip
     assert len(errors) == 1 and "nix.pdparams: no such file" in errors[0]
 
 
-def test_where_pact_starts_says_nothing_without_pact_or_after_training(finished_run, tmp_path):
-    for name, told in (("fp32_model", "add --use_pact"), ("best_model", "add --use_pact")):
+def test_where_pact_starts_says_nothing_without_pact(finished_run, tmp_path):
+    for name in ("fp32_model", "best_model"):
         cfg = export_config(
             finished_run / f"{name}.pdparams", tmp_path / "net", pact_init="calibrated"
         )
-        with pytest.raises(EngineError, match=told):
+        with pytest.raises(EngineError, match="--pact_init is calibrated.*add --use_pact"):
             run_export(cfg)
     assert not (tmp_path / "net.pdmodel").exists()
+
+
+@pytest.mark.parametrize("flags", [{"pact_init": "calibrated"}, {"calibration_batches": 16}])
+def test_what_calibration_does_is_refused_for_a_qat_checkpoint(flags, tmp_path):
+    net = build_model("lenet", 10)
+    QAT({"activation_preprocess_type": "PACT"}).quantize(net)
+    path = tmp_path / "w.pdparams"
+    paddle.save(net.state_dict(), str(path))
+    known = {"model": "lenet", "num_classes": 10, "data": "fashion_mnist"}
+    write_json(
+        tmp_path / "run.json", {**known, "quantization": {"activation_preprocess_type": "PACT"}}
+    )
+    ((name, value),) = flags.items()
+    with pytest.raises(EngineError, match=f"--{name} is {value}, but .*w.pdparams is a QAT check"):
+        run_export(export_config(path, tmp_path / "net", **flags))
+    assert not (tmp_path / "net.pdmodel").exists()
+
+
+def test_a_float_checkpoint_is_calibrated_on_16_batches_by_default(finished_run, tmp_path, capsys):
+    cfg = export_config(finished_run / "fp32_model.pdparams", tmp_path / "m", batch_size=8)
+    assert run_export(cfg) == 0
+    assert "calibrated on 16 batches" in capsys.readouterr().out

@@ -29,8 +29,7 @@ def arrays(net: nn.Layer) -> dict[str, np.ndarray]:
 def test_every_tensor_is_set():
     source, target = small_net(), small_net()
     source.bn._mean.set_value(paddle.arange(4, dtype="float32"))
-    missing = load_into(target, arrays(source), "w")
-    assert missing == []
+    assert load_into(target, arrays(source), "w") == (8, 8, [])
     for name, value in arrays(source).items():
         np.testing.assert_array_equal(arrays(target)[name], value)
 
@@ -87,8 +86,8 @@ def test_every_one_of_many_mismatches_is_listed():
 
 
 def test_list_of_a_hostile_file_ends_with_a_count():
-    state = {**arrays(small_net()), **{f"x{i}": np.ones(1) for i in range(1000)}}
-    with pytest.raises(EngineError, match="1000 tensors do not match.* and 700 more"):
+    state = {**arrays(small_net()), **{f"x{i}": np.ones(1) for i in range(3000)}}
+    with pytest.raises(EngineError, match="3000 tensors do not match.* and 1000 more"):
         load_into(small_net(), state, "w")
 
 
@@ -111,8 +110,17 @@ def test_other_input_channels_are_not_taken_for_classes():
 
 def test_checkpoint_of_another_model_is_said_so():
     state = arrays(build_model("resnet18", 10))
-    with pytest.raises(EngineError, match="w: a checkpoint of another model: 2 of its 102 tensors"):
+    with pytest.raises(
+        EngineError, match="w: a checkpoint of another model: 2 of its 102"
+    ) as caught:
         load_into(build_model("mobilenet_v1", 10), state, "w")
+    # Both lists are whole, by name and shape.
+    for name, value in state.items():
+        if name not in ("fc.weight", "fc.bias"):
+            assert f"{name} {list(value.shape)} is not in the network" in str(caught.value)
+    for name, value in arrays(build_model("mobilenet_v1", 10)).items():
+        if name not in ("fc.weight", "fc.bias"):
+            assert f"{name} {list(value.shape)} is missing" in str(caught.value)
 
 
 def test_names_from_a_hostile_file_do_not_flood_or_steer_the_terminal():
@@ -136,7 +144,9 @@ def test_partial_loading_sets_what_matches_and_lists_the_rest():
     state["bn.weight"] = np.ones(7, np.float32)
     state["fc.bias"] = np.ones(5, np.int32)
     state["extra"] = np.ones((2, 3), np.float32)
-    assert load_into(net, state, "w", allow_partial=True) == [
+    found = load_into(net, state, "w", allow_partial=True)
+    assert (found.loaded, found.total) == (5, 8)
+    assert found.mismatches == [
         "conv.bias [4] is missing",
         "bn.weight is [7], in the network [4]",
         "fc.bias is int32, in the network float32",
@@ -150,13 +160,13 @@ def test_partial_loading_sets_what_matches_and_lists_the_rest():
 
 def test_partial_loading_of_all_lists_nothing():
     source, target = small_net(), small_net()
-    assert load_into(target, arrays(source), "w", allow_partial=True) == []
+    assert load_into(target, arrays(source), "w", allow_partial=True) == (8, 8, [])
 
 
 def test_partial_loading_leaves_out_the_classifier_of_other_classes():
     source, target = (MobileNetV3("small", 0.35, classes) for classes in (1000, 10))
     fc = target.fc.weight.numpy().copy()
-    left_out = load_into(target, arrays(source), "w", allow_partial=True)
+    left_out = load_into(target, arrays(source), "w", allow_partial=True).mismatches
     assert left_out == [
         "fc.weight is [1280, 1000], in the network [1280, 10]",
         "fc.bias is [1000], in the network [10]",
@@ -186,9 +196,25 @@ def test_nothing_that_matches_is_refused_either_way(state, allow_partial):
         np.testing.assert_array_equal(arrays(net)[name], value)
 
 
+@pytest.mark.parametrize("kept", range(1, 8))
+def test_less_than_half_of_the_tensors_is_no_start(kept):
+    net = small_net()
+    before = arrays(net)
+    state = {name: value + (1 if n < kept else 0) for n, (name, value) in enumerate(before.items())}
+    for name in list(state)[kept:]:
+        state[name] = np.ones((9, 9), np.float32)
+    if kept >= 4:
+        assert load_into(net, state, "w", allow_partial=True).loaded == kept
+        return
+    with pytest.raises(EngineError, match=rf"only {kept} of the 8 tensors.* \[9, 9\]"):
+        load_into(net, state, "w", allow_partial=True)
+    for name, value in before.items():
+        np.testing.assert_array_equal(arrays(net)[name], value)
+
+
 def test_old_names_are_taken_as_the_new_ones():
     source, target = (MobileNetV3("small", 0.35, 10) for _ in range(2))
-    assert load_into(target, with_old_names(arrays(source)), "w") == []
+    assert load_into(target, with_old_names(arrays(source)), "w").mismatches == []
     for name, value in arrays(source).items():
         np.testing.assert_array_equal(arrays(target)[name], value, err_msg=name)
 
@@ -196,7 +222,7 @@ def test_old_names_are_taken_as_the_new_ones():
 def test_old_names_go_into_a_quantized_network():
     source, net = (MobileNetV3("small", 0.35, 10) for _ in range(2))
     QAT().quantize(net)
-    left_out = load_into(net, with_old_names(arrays(source)), "w", allow_partial=True)
+    left_out = load_into(net, with_old_names(arrays(source)), "w", allow_partial=True).mismatches
     assert left_out and all("_quant." in line and "is missing" in line for line in left_out)
     np.testing.assert_array_equal(net.fc.weight.numpy(), source.fc.weight.numpy())
 

@@ -150,17 +150,30 @@ def test_the_metadata_says_what_the_images_have_to_be(write):
 
 BROKEN_METADATA = {
     "not json": ("{", "not JSON"),
-    "a list": ("[]", "allowed is an object like run.json"),
-    "an input that is none": ('{"input": 3}', "allowed is an object like run.json"),
-    "a mean of words": ('{"input": {"mean": ["a"]}}', "mean"),
-    "classes in words": ('{"num_classes": "ten"}', "num_classes is 'ten'"),
+    "a list": ("[]", "holds no JSON object"),
+    "an input that is none": ('{"input": 3}', "input is 3, allowed: an object"),
+    "a size in words": ('{"input": {"image_size": "x"}}', "input.image_size is 'x', allowed"),
+    "a mean that is no list": ('{"input": {"mean": 3}}', "input.mean is 3, allowed: a list"),
+    "a mean of words": ('{"input": {"mean": ["a"]}}', r"input.mean is \['a'\], allowed: a list"),
+    "a mean of two": ('{"input": {"channels": 1, "mean": [1, 2]}}', "and the flags: mean is"),
+    "classes in words": ('{"num_classes": "ten"}', "num_classes is 'ten', allowed"),
+    "names that are none": ('{"class_names": 5}', "class_names is 5, allowed: a list"),
+    "quantization in words": ('{"quantization": "int8"}', "quantization is 'int8', allowed"),
 }
 
 
 @pytest.mark.parametrize("text,told", BROKEN_METADATA.values(), ids=BROKEN_METADATA.keys())
 def test_metadata_that_cannot_be_used_is_refused(text, told, write):
-    with pytest.raises(EngineError, match=told):
+    with pytest.raises(EngineError, match=f"m.onnx: metadata {METADATA_KEY}.*{told}") as caught:
         measured(write(metadata=text), max_images=10)
+    assert "run.json" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_input_that_is_null_is_none(write):
+    plain = {"mean": [0.5], "std": [0.5], "interpolation": "bilinear", "resize_size": 28}
+    described = {"input": {"image_size": None}, "num_classes": 10}
+    found = measured(write(metadata=json.dumps(described)), max_images=50, **plain)
+    assert found["num_images"] == 50
 
 
 BAD_FILES = {
@@ -175,6 +188,59 @@ BAD_FILES = {
 def test_a_file_that_is_no_classifier_of_images_is_refused(kind, told, write):
     with pytest.raises(EngineError, match=told):
         measured(write(**kind), max_images=64, channels=1, image_size=28, mean=[0], std=[1])
+
+
+def test_a_batch_of_no_images_is_refused(write):
+    with pytest.raises(EngineError, match=r"the shape \[0, 1, 28, 28\]; allowed are sizes of 1 or"):
+        OnnxFile(write(batch=0), threads=1)
+
+
+@pytest.mark.parametrize("batch", [400_000, 2**40])
+def test_a_batch_that_no_memory_holds_is_refused(batch, write, peak_memory):
+    file = OnnxFile(write(batch=batch), threads=1)
+    config = resolve_input(EvalConfig(path="x"), model_info("lenet"))
+    with peak_memory() as peak:
+        with pytest.raises(EngineError, match=f"takes {batch} images at a time; allowed are up to"):
+            file.check_input(config)
+    assert peak.size < 100_000
+
+
+def of_outputs(tmp_path, nodes, output):
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", FLOAT, ["n", 1, 28, 28])], [output]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    return tmp_path / "m.onnx"
+
+
+@pytest.mark.parametrize("name", ["STRING", "INT64", "BOOL"])
+def test_an_output_of_another_type_is_refused(name, tmp_path):
+    kind = getattr(onnx.TensorProto, name)
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=kind)]
+    path = of_outputs(tmp_path, nodes, helper.make_tensor_value_info("y", kind, None))
+    with pytest.raises(EngineError, match=rf"output 'y' is a tensor\({name.lower()}\); allowed is"):
+        measured(path)
+
+
+def test_an_output_that_is_a_sequence_is_refused(tmp_path):
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["y"])]
+    path = of_outputs(tmp_path, nodes, helper.make_tensor_sequence_value_info("y", FLOAT, None))
+    with pytest.raises(EngineError, match=r"output 'y' is a seq\(tensor\(float\)\); allowed is"):
+        measured(path)
+
+
+def test_double_logits_are_taken(tmp_path, write):
+    nodes = [helper.make_node("Cast", ["y"], ["d"], to=onnx.TensorProto.DOUBLE)]
+    path = write()
+    model = onnx.load(str(path))
+    model.graph.node.extend(nodes)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("d", onnx.TensorProto.DOUBLE, None))
+    onnx.save(model, str(path))
+    found = OnnxFile(path, threads=1)(paddle.to_tensor(images_of(3))).numpy()
+    np.testing.assert_allclose(found, numpy_logits(images_of(3)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_file_that_takes_the_channels_last_is_refused(tmp_path):

@@ -6,7 +6,8 @@ from data import InputConfig
 from engine.config import EvalConfig, ExportConfig, TrainConfig
 from engine.errors import EngineError
 from engine.files import read_json, write_json
-from engine.task import find_run, resolve_input, task_of_file, task_of_training, write_run
+from engine.run_file import find_run
+from engine.task import resolve_input, task_of_file, task_of_training, write_run
 from models import model_info
 
 
@@ -50,8 +51,9 @@ def test_a_file_of_its_own_comes_before_the_run_of_the_folder(tmp_path):
     write_json(tmp_path / "run.json", {"model": "lenet"})
     write_json(tmp_path / "m.v2.run.json", {"model": "resnet18"})
     for name in ("m.v2", "m.v2.pdmodel", "m.v2.onnx"):
-        assert find_run(tmp_path / name) == {"model": "resnet18"}
-    assert find_run(tmp_path / "m") == {"model": "lenet"}
+        found = find_run(tmp_path / name)
+        assert found == (str(tmp_path / "m.v2.run.json"), {"model": "resnet18"})
+    assert find_run(tmp_path / "m").values == {"model": "lenet"}
 
 
 def test_flags_win_over_run_json(tmp_path):
@@ -75,18 +77,49 @@ def test_without_run_json_the_model_has_to_be_named(tmp_path):
     assert task_of_file(cfg, path, needs_network=True).num_classes == 10
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        '{"model": "lenet", "num_classes": 10, "input": {"image_size": "28"}}',
-        '{"model": "lenet", "num_classes": 10, "input": 3}',
-        "[]",
-        "{",
-    ],
-)
-def test_a_damaged_run_json_is_one_line_that_names_it(tmp_path, content):
+BROKEN = [
+    ('{"input": {"image_size": "x"}}', "input.image_size is 'x', allowed: an integer"),
+    ('{"input": {"image_size": true}}', "input.image_size is True, allowed: an integer"),
+    ('{"input": {"resize_size": 28.5}}', "input.resize_size is 28.5, allowed: an integer"),
+    ('{"input": {"channels": 2}}', "input.channels is 2, allowed: 1 or 3"),
+    ('{"input": {"mean": 3}}', "input.mean is 3, allowed: a list of numbers"),
+    ('{"input": {"std": ["a"]}}', "input.std is ['a'], allowed: a list of numbers"),
+    ('{"input": {"std": [NaN]}}', "input.std is [nan], allowed: a list of numbers"),
+    ('{"input": {"interpolation": []}}', "input.interpolation is [], allowed: nearest, "),
+    ('{"input": 3}', "input is 3, allowed: an object"),
+    ('{"model": ["lenet"]}', "model is ['lenet'], allowed: a string"),
+    ('{"model": "lenett"}', "did you mean lenet"),
+    ('{"num_classes": "ten"}', "num_classes is 'ten', allowed: an integer of 1 or more"),
+    ('{"num_classes": 0}', "num_classes is 0, allowed: an integer of 1 or more"),
+    ('{"class_names": 5}', "class_names is 5, allowed: a list of strings"),
+    ('{"class_names": [1]}', "class_names is [1], allowed: a list of strings"),
+    ('{"data": 5}', "data is 5, allowed: a string"),
+    ('{"data_dir": 5}', "data_dir is 5, allowed: a string"),
+    ('{"quantization": "int8"}', "quantization is 'int8', allowed: an object"),
+    ('{"quantization": {"weight_bits": 99}}', "quantization: weight_bits=99: allowed is"),
+    ('{"quantization": {"bits": 8}}', "quantization: unknown key 'bits'"),
+    ("[]", "holds no JSON object"),
+    ("{", "not a JSON file"),
+]
+
+
+@pytest.mark.parametrize("content,told", BROKEN)
+def test_a_damaged_run_json_is_one_line_that_names_file_key_value_and_what_is_allowed(
+    tmp_path, content, told
+):
     (tmp_path / "run.json").write_text(content)
     path = tmp_path / "w.pdparams"
-    with pytest.raises(EngineError, match=r"run\.json") as caught:
+    with pytest.raises(EngineError) as caught:
+        flags = {} if "lenett" in content else {"model": "lenet"}
+        cfg = eval_config(path, data="fashion_mnist", **flags)
+        task_of_file(cfg, path, needs_network=True)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/run.json") and told in message
+    assert "\n" not in message
+
+
+def test_statistics_that_do_not_fit_the_channels_are_told_with_the_file(tmp_path):
+    write_json(tmp_path / "run.json", {"model": "lenet", "input": {"channels": 1, "mean": [2, 3]}})
+    path = tmp_path / "w.pdparams"
+    with pytest.raises(EngineError, match=r"run\.json and the flags: mean is \(2, 3\), allowed"):
         task_of_file(eval_config(path, data="fashion_mnist"), path, needs_network=True)
-    assert "\n" not in str(caught.value)

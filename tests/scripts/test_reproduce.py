@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paddle.utils import download
 
 from engine.errors import EngineError
+from scripts import update_readme_table
 from scripts.imagenet_table import END, READMES, START, collect, fill, table
 from scripts.reproduce_check import missing as what_is_missing
 from scripts.reproduce_rows import RESULTS, ROOT, ROWS, config_of, recipe_of
@@ -64,7 +66,7 @@ def finished(folder: Path, name: str, *flags: str, verified: bool = True) -> Non
     }
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "launch.txt").write_text("4\npython train.py --config configs/x.yaml\n")
+    (folder / "launch.txt").write_text("4\n")
 
 
 def test_without_gpu_images_and_weights_it_names_all_of_them_and_ends_with_2(tmp_path):
@@ -166,7 +168,10 @@ def test_finished_rows_are_not_run_again_and_fill_both_tables(tmp_path, places):
     found = results["mobilenet_v1"]
     assert found["seed"] == 7 and found["processes"] == 4
     assert found["versions"] == {"paddle": "9.9"} and found["git_commit"] == "c0ffee"
-    assert found["command"] == "python train.py --config configs/x.yaml"
+    assert found["command"] == (
+        "python -m paddle.distributed.launch --gpus=0,1,2,3 train.py "
+        "--config configs/mobilenet_v1.yaml --seed=7"
+    )
     assert "data_dir" not in found["recipe"] and found["recipe"]["lr"] == 1e-4
     assert str(tmp_path) not in json.dumps(results)
     english = (tmp_path / "README.md").read_text()
@@ -188,9 +193,134 @@ def test_one_row_leaves_the_other_as_it_was(tmp_path, places):
 
 def test_a_run_whose_file_is_not_the_network_gives_no_figures(tmp_path):
     finished(tmp_path / NAMES[0], NAMES[0], verified=False)
-    with pytest.raises(EngineError, match="not the network"):
-        collect(tmp_path, tmp_path / "results.json", [NAMES[0]])
+    (line,) = collect(tmp_path, tmp_path / "results.json", [NAMES[0]])
+    assert line.startswith(f"{NAMES[0]} failed: the int8 file is not the network")
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_row_that_failed_is_said_so_and_the_other_is_written(bad, tmp_path, places):
+    for number, name in enumerate(NAMES):
+        finished(tmp_path / "out" / name, name, verified=number != bad)
+    done = reproduce(*places)
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {NAMES[bad]} failed: the int8 file is not the network")
+    results = json.loads((tmp_path / "results" / "imagenet.json").read_text())
+    assert list(results) == [NAMES[1 - bad]]
+    text = (tmp_path / "README.md").read_text()
+    assert text.count("70.00/90.00") == 1 and text.count("not run") == 2
+
+
+def trained_by(tmp_path: Path, code: int, summary: str | None) -> str:
+    """A Python that is the real one, but in place of train.py leaves what a run would."""
+    finished(tmp_path / "model", NAMES[0])
+    lines = [
+        "#!/bin/sh",
+        f'case " $* " in *" train.py "*) ;; *) exec {sys.executable} "$@" ;; esac',
+        "for word; do case $word in --model_save_dir=*) to=${word#*=} ;; esac; done",
+        f'cp {tmp_path}/model/run.json "$to"',
+    ]
+    if summary is not None:
+        lines.append(f"echo '{summary}' >\"$to/summary.json\"")
+    python = tmp_path / "python"
+    python.write_text("\n".join([*lines, f"exit {code}"]) + "\n")
+    python.chmod(0o755)
+    return str(python)
+
+
+NEEDS_NOTHING = ["--", "--use_gpu=False", "--pretrained_model=none", "--lr=0.0001"]
+
+
+def test_the_next_row_is_trained_after_one_that_failed_its_check(tmp_path, places, imagenet_folder):
+    python = trained_by(tmp_path, 1, '{"verified": false}')
+    words = [*places, f"--data_dir={imagenet_folder}", *NEEDS_NOTHING]
+    done = reproduce(*words, PYTHON=python)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and all("not the network" in line for line in errors)
+    assert [name for name in NAMES if f"{name}: " in done.stdout] == NAMES
+
+
+@pytest.mark.parametrize("code,summary", [(1, None), (130, '{"verified": true}')])
+def test_any_other_failure_ends_the_script(code, summary, tmp_path, places, imagenet_folder):
+    python = trained_by(tmp_path, code, summary)
+    done = reproduce(*places, f"--data_dir={imagenet_folder}", *NEEDS_NOTHING, PYTHON=python)
+    assert done.returncode == 1
+    assert f"{NAMES[0]} ended with code {code}" in done.stderr
+    assert f"{NAMES[1]}: " not in done.stdout
+
+
+@pytest.mark.parametrize("text", [None, "# nothing\n"])
+def test_a_readme_without_the_marks_is_told_before_training(
+    text, tmp_path, places, imagenet_folder
+):
+    readme = tmp_path / "README.md"
+    readme.unlink() if text is None else readme.write_text(text)
+    python = trained_by(tmp_path, 0, '{"verified": true}')
+    done = reproduce(*places, f"--data_dir={imagenet_folder}", *NEEDS_NOTHING, PYTHON=python)
+    assert done.returncode == 2
+    (line,) = missing(done)
+    assert line.startswith(f"missing: marks of the table: {readme}: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_only_looks_whether_the_weights_are_there(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("downloads")
+
+    monkeypatch.setattr(download, "get_weights_path_from_url", refuse)
+    monkeypatch.setattr(download, "WEIGHTS_HOME", str(tmp_path))
+    rows, flags = [ROWS[0]], ["--use_gpu=False", "--data=fashion_mnist"]
+    problems, _ = what_is_missing(rows, flags, tmp_path, tmp_path / "x.json", dry_run=True)
+    (line,) = problems
+    assert line.startswith(f"weights of mobilenet_v1: {tmp_path}/") and "downloads them" in line
+    (tmp_path / line.split("; ")[0].rpartition("/")[2]).write_text("")
+    assert what_is_missing(rows, flags, tmp_path, tmp_path / "x.json", dry_run=True) == ([], 0)
+    with pytest.raises(AssertionError, match="downloads"):
+        what_is_missing(rows, flags, tmp_path, tmp_path / "x.json")
+
+
+def test_no_path_of_the_machine_reaches_the_results(tmp_path):
+    secret = tmp_path / "secret"
+    flags = [
+        f"--data_dir={secret}/data", f"--pretrained_model={secret}/w.pdparams",
+        f"--resume={secret}/latest", f"--model_save_dir={secret}/out", "--step_epochs=1,2",
+        "--num_workers=3",
+    ]  # fmt: skip
+    finished(tmp_path / NAMES[0], NAMES[0], *flags)
+    assert collect(tmp_path, tmp_path / "results.json", [NAMES[0]]) == []
+    text = (tmp_path / "results.json").read_text()
+    assert "secret" not in text and str(tmp_path) not in text
+    found = json.loads(text)[NAMES[0]]
+    assert found["recipe"]["pretrained_model"] == "w.pdparams"
+    assert found["command"].endswith(
+        "train.py --config configs/mobilenet_v1.yaml --num_workers=3 "
+        "--pretrained_model=w.pdparams --step_epochs=1,2"
+    )
+    # The command has the recipe of the run, but for where things lie.
+    words = found["command"].split("train.py --config configs/mobilenet_v1.yaml ")[1].split()
+    again, once = (recipe_of(config_of(ROWS[0], given)) for given in (words, flags))
+    assert {**again, "pretrained_model": 0} == {**once, "pretrained_model": 0} | {
+        name: again[name] for name in ("data_dir", "resume", "model_save_dir")
+    }
+
+
+def test_both_tables_are_written_by_the_same_function(tmp_path, monkeypatch):
+    for name in update_readme_table.TEXTS:
+        (tmp_path / name).write_text("a\n<!-- demo -->\nold\n<!-- /demo -->\nb\n")
+    monkeypatch.setattr(update_readme_table, "ROOT", tmp_path)
+    assert update_readme_table.main() == 0
+    for name in update_readme_table.TEXTS:
+        text = (tmp_path / name).read_text()
+        assert text.startswith("a\n<!-- demo -->\n|") and text.endswith("<!-- /demo -->\nb\n")
+        # What a table says here is what the README of the project says.
+        assert text.split("<!-- demo -->")[1].split("<!-- /demo -->")[0] in (ROOT / name).read_text(
+            encoding="utf-8"
+        )
+    (tmp_path / "README.md").write_text("no marks")
+    assert update_readme_table.main() == 2
+    assert (tmp_path / "README.md").read_text() == "no marks"
 
 
 def test_a_run_that_is_not_finished_gives_no_figures(tmp_path):
@@ -240,9 +370,10 @@ def test_the_whole_path_on_a_small_folder_and_a_second_run_that_skips_it(
     results = json.loads((tmp_path / "results" / "imagenet.json").read_text())
     summary = json.loads((tmp_path / "out" / NAMES[0] / "summary.json").read_text())
     assert results[NAMES[0]]["summary"]["int8"] == summary["int8"]
-    assert results[NAMES[0]]["command"].startswith(
-        "python train.py --config configs/mobilenet_v1.yaml --use_gpu=False"
-    )
+    command = results[NAMES[0]]["command"]
+    assert command.startswith("python train.py --config configs/mobilenet_v1.yaml --")
+    flags = command.split()[4:]
+    assert set(flags) == set(TRIAL[1:])
     assert str(tmp_path) not in json.dumps(results)
     percent = "{:.2f}/{:.2f}".format(*(100 * summary["int8"][k] for k in ("top1", "top5")))
     text = (tmp_path / "README.md").read_text()
