@@ -10,13 +10,14 @@ Example::
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data import DATASETS, INTERPOLATIONS
-from models import model_info
+from models import ModelError, model_info
 from quant.config import ACTIVATION_TYPES, DEPLOY_TARGETS, PACT_INITS, WEIGHT_TYPES
 
 from .errors import EngineError
@@ -223,7 +224,8 @@ class TrainConfig(CommonConfig):
     )
     max_steps: int | None = flag(
         None,
-        "stop after that many training steps, then evaluate, save and export",
+        "stop each stage (float, quantized) after that many training steps, then evaluate, save "
+        "and export",
         _SCHEDULE,
         unset="no limit",
         low=1,
@@ -560,7 +562,15 @@ def load_config(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
     """
     usage, examples = _USAGE[cls]
     words = sys.argv[1:] if argv is None else argv
-    return cls(**parse_flags(cls, words, GROUPS, usage, examples))
+    given, in_file = parse_flags(cls, words, GROUPS, usage, examples)
+    try:
+        return cls(**given)
+    except (EngineError, ModelError) as error:
+        named = [name for name in in_file if re.search(rf"--{name}\b", str(error))]
+        if not named:
+            raise
+        origin = ", ".join(f"--{name}" for name in named)
+        raise EngineError(f"{error} ({origin}: as {given['config']} says)") from error
 
 
 def quant_config(cfg: TrainConfig | ExportConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from paddle import Tensor
 
 from data import ImageDataset, build_loader
 from quant import QuantConfig
-from quant.targets import TARGETS
+from quant.targets import TARGETS, Target
 
 from . import distributed
 from .config import EvalConfig
@@ -21,7 +21,14 @@ from .details import details_json, details_lines, write_details
 from .errors import EngineError
 from .evaluation import Forward, evaluate
 from .files import make_writable_folder, write_json
-from .inference import default_threads, file_forward, first_batches, stored_bytes
+from .inference import (
+    check_images,
+    default_threads,
+    file_forward,
+    first_batches,
+    input_shape,
+    stored_bytes,
+)
 from .loading import load_network
 from .onnx_file import OnnxFile
 from .run_file import Known, find_run
@@ -118,7 +125,12 @@ def _checkpoint(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
 def _exported(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
     prefix = exported_prefix(cfg.path) or Path(cfg.path)
     task = task_of_file(cfg, prefix, needs_network=False)
-    return task, file_forward(prefix, backend, cfg.threads), stored_bytes(prefix)
+    forward = file_forward(prefix, backend, cfg.threads)
+    shape = input_shape(prefix)
+    if len(shape) != 4:
+        raise EngineError(f"{prefix}: takes an input of shape {shape}; allowed is [N, C, H, W]")
+    check_images(prefix, shape[1:], task.input)
+    return task, forward, stored_bytes(prefix)
 
 
 def _onnx(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
@@ -142,7 +154,7 @@ CHECKPOINT = Kind(
 )
 EXPORTED = Kind(
     "an exported Paddle model",
-    # What auto means depends on the file: see _engine_of_target.
+    # What auto means depends on the file: see choose_engine.
     {"auto": "paddle", "paddle": "paddle", "onednn": "onednn"},
     _exported,
     "native runs checkpoints, onnxruntime .onnx files",
@@ -171,6 +183,12 @@ def kind_of(path: str) -> Kind:
         if not os.path.isfile(path):
             raise EngineError(f"{path}: no such file")
         return ONNX
+    models = sorted(Path(path).glob("*.pdmodel")) if os.path.isdir(path) else []
+    if models:
+        raise EngineError(
+            f"{path} is a folder of exported models; name one of them: "
+            f"{', '.join(str(model.with_suffix('')) for model in models)}"
+        )
     weights_file(Path(path))
     return CHECKPOINT
 
@@ -194,15 +212,25 @@ def choose_engine(cfg: EvalConfig, kind: Kind) -> str:
             f"--engine is {cfg.engine}, but {cfg.path} is {kind.title}; allowed is "
             f"{', '.join(kind.engines)} ({kind.hint})"
         )
-    if cfg.engine == "auto" and kind is EXPORTED:
-        return _engine_of_target(exported_prefix(cfg.path) or Path(cfg.path))
+    if kind is not EXPORTED:
+        return kind.engines[cfg.engine]
+    target = _target(exported_prefix(cfg.path) or Path(cfg.path))
+    if cfg.engine == "auto":
+        return target.engine
+    if cfg.engine not in target.engines:
+        print(
+            f"warning: {cfg.path} was made for --deploy_target={target.name}; --engine "
+            f"{cfg.engine} computes something else with it than what was trained",
+            file=sys.stderr,
+        )
     return kind.engines[cfg.engine]
 
 
-def _engine_of_target(prefix: Path) -> str:
-    """The engine of Paddle Inference that a file was made for, as its ``run.json`` tells."""
-    quantization = find_run(prefix).values.get("quantization")
-    return TARGETS[QuantConfig.from_dict(quantization).deploy_target].engine
+def _target(prefix: Path) -> Target:
+    """What a file was made for, as its ``run.json`` tells; a float file suits every engine."""
+    is_float = b"quantize_linear" not in Path(f"{prefix}.pdmodel").read_bytes()
+    quantization = None if is_float else find_run(prefix).values.get("quantization")
+    return TARGETS[QuantConfig.from_dict(quantization).deploy_target]
 
 
 def _checked(forward: Forward, task: Task, path: Path) -> Forward:

@@ -308,8 +308,8 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 def parse_flags(
     cls: type, argv: Sequence[str], groups: Sequence[str], usage: str, examples: str
-) -> dict[str, Any]:
-    """Read the command line and the file of ``--config``; return what was given, by field name.
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Read the command line and the file of ``--config``.
 
     Args:
         cls: a dataclass whose fields are made by `flag`.
@@ -317,6 +317,9 @@ def parse_flags(
         groups: the headings of ``--help``, in order.
         usage: the first line of ``--help``.
         examples: the end of ``--help``.
+
+    Returns:
+        What was given, by field name; and the names of those that stand in the file only.
 
     Raises:
         EngineError: if a flag is unknown, or a value is not one that its flag takes.
@@ -335,6 +338,7 @@ def parse_flags(
     }
     path = given.get("config")
     if path is None:
-        return given
+        return given, ()
     del options["config"]
-    return {**read_yaml(path, options), **given}
+    in_file = read_yaml(path, options)
+    return {**in_file, **given}, [name for name in in_file if name not in given]

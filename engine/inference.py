@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import paddle
 from paddle import Tensor
 
-from data import ImageDataset, build_loader
-from quant import Predictor
+from data import ImageDataset, InputConfig, build_loader
+from quant import Predictor, compat
+from quant.paddle_format import read_program
 
+from .errors import EngineError
 from .evaluation import Forward
 
 
@@ -33,6 +35,49 @@ def file_forward(prefix: Path, engine: str, threads: int | None = None) -> Forwa
         return paddle.to_tensor(predictor(images.numpy())[0])
 
     return forward
+
+
+def input_shape(prefix: Path) -> list[int | None]:
+    """The sizes that PREFIX.pdmodel takes, [N, C, H, W] of images; None where it takes any.
+
+    Raises:
+        EngineError: it takes other than one input.
+    """
+    block = read_program(str(prefix)).blocks[0]
+    fed = {op.outputs[0].arguments[0] for op in block.ops if op.type == "feed"}
+    shapes = [compat.tensor_type(v.type).tensor.dims for v in block.vars if v.name in fed]
+    if len(shapes) != 1:
+        raise EngineError(f"{prefix}: takes {len(shapes)} inputs; allowed is one, of images")
+    return [None if size < 0 else int(size) for size in shapes[0]]
+
+
+def check_images(path: Path, sizes: Sequence[int | None], config: InputConfig) -> None:
+    """See that images of a configuration are what a file takes.
+
+    Args:
+        path: the file, to be named.
+        sizes: channels, height and width that it takes; None for any.
+        config: the images.
+
+    Raises:
+        EngineError: they are not; names the flag that would make them so.
+    """
+    channels, height, width = sizes
+    if channels not in (None, config.channels):
+        raise EngineError(
+            f"{path}: takes images of {channels} channels, not {config.channels}; "
+            f"pass --channels {channels}"
+        )
+    if height is not None and width is not None and height != width:
+        raise EngineError(
+            f"{path}: takes images of {height}x{width} pixels; allowed are square ones"
+        )
+    side = height or width
+    if side not in (None, config.image_size):
+        raise EngineError(
+            f"{path}: takes images of {side}x{side} pixels, not "
+            f"{config.image_size}x{config.image_size}; pass --image_size {side}"
+        )
 
 
 def default_threads() -> int:

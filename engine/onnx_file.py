@@ -14,6 +14,7 @@ from paddle import Tensor
 from data import InputConfig
 
 from .errors import EngineError
+from .inference import check_images
 from .run_file import Known, check_known
 
 # The entry of metadata_props that holds what run.json would say, as JSON.
@@ -100,22 +101,8 @@ class OnnxFile:
         Raises:
             EngineError: they are not; names the flag that would make them so.
         """
-        count, channels, height, width = self.shape
-        if channels not in (None, config.channels):
-            raise EngineError(
-                f"{self.path}: takes images of {channels} channels, not {config.channels}; "
-                f"pass --channels {channels}"
-            )
-        if height is not None and width is not None and height != width:
-            raise EngineError(
-                f"{self.path}: takes images of {height}x{width} pixels; allowed are square ones"
-            )
-        side = height or width
-        if side not in (None, config.image_size):
-            raise EngineError(
-                f"{self.path}: takes images of {side}x{side} pixels, not "
-                f"{config.image_size}x{config.image_size}; pass --image_size {side}"
-            )
+        check_images(self.path, self.shape[1:], config)
+        count = self.shape[0]
         most = MAX_BATCH_BYTES // (4 * config.channels * config.image_size**2)
         if count is not None and count > most:
             raise EngineError(

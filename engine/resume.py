@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from data import ImageDataset
 from models import find_pretrained, model_info
 
 from . import distributed
-from .checkpoint import CheckpointFolder, Latest, Progress, load_latest
+from .checkpoint import QAT, CheckpointFolder, Latest, Progress, load_latest
 from .config import TrainConfig
 from .errors import EngineError
 from .files import copy_file, make_writable_folder
@@ -78,7 +79,10 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     else:
         _check_given_weights(cfg, root)
     progress = Progress() if latest is None else latest.progress
-    progress.fixed, progress.flags = settings, flags
+    done = None if latest is None else _why_done(progress, cfg)
+    if done is None:
+        progress.flags = flags
+    progress.fixed = settings
     # All have read before one of them moves files about, and that is over before any goes on.
     distributed.barrier()
     moved = None
@@ -87,7 +91,9 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
             moved = _set_aside(checkpoints)
         if latest is not None and latest.path.parent.resolve() != root.resolve():
             _adopt(CheckpointFolder(latest.path.parent), checkpoints, progress.best_epoch)
-        write_run(root / RUN_FILE, task, dataclasses.asdict(cfg))
+        # Flags that train nothing any more are not those that made the network.
+        if done is None or not (root / RUN_FILE).is_file():
+            write_run(root / RUN_FILE, task, progress.flags)
     distributed.barrier()
     log = RunLog(root, progress.log_bytes)
     if moved is not None:
@@ -99,6 +105,8 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
         )
         if changed:
             log.line(f"other flags than before: {', '.join(changed)}")
+        if done is not None:
+            log.line(f"{done}: nothing is left to train; the best network is exported again")
     elif cfg.resume is not None:
         log.line(f"nothing to resume in {root}; a new run begins")
     if warning is not None:
@@ -156,11 +164,34 @@ def _compare(latest: Latest, settings: dict[str, Any]) -> None:
     missing = {**{name: defaults[name] for name in FIXED_FLAGS}, ARITHMETIC: "float32"}
     before = {**missing, **latest.progress.fixed}
     for name, value in settings.items():
-        if before.get(name) != value:
+        for key, now, then in _differences(name, value, before.get(name)):
             raise EngineError(
-                f"--resume: {latest.path}: {name} is {value}, but the run began with "
-                f"{before.get(name)}; it has to stay"
+                f"--resume: {latest.path}: {key} is {now}, but the run began with {then}; "
+                "it has to stay"
             )
+
+
+def _differences(name: str, now: Any, then: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The values that differ, those of a table by the names of its keys."""
+    if now == then:
+        return
+    if not isinstance(now, dict) or not isinstance(then, dict):
+        yield name, now, then
+        return
+    for key in {**then, **now}:
+        if now.get(key) != then.get(key):
+            yield f"{name}.{key}", now.get(key), then.get(key)
+
+
+def _why_done(progress: Progress, cfg: TrainConfig) -> str | None:
+    """What tells that no step is left; None while there is one."""
+    if progress.stage != QAT:
+        return None
+    if progress.epoch >= cfg.num_epochs:
+        return f"{progress.epoch} of --num_epochs {cfg.num_epochs} are done"
+    if cfg.max_steps is not None and progress.steps >= cfg.max_steps:
+        return f"{progress.steps} of --max_steps {cfg.max_steps} are done"
+    return None
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

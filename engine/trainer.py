@@ -149,7 +149,11 @@ class Job:
         resumed = self.latest if self.progress.stage == checkpoint.QAT else None
         if resumed is None:
             self.progress.begin(checkpoint.QAT)
-            if cfg.calibration_batches > 0:
+            if cfg.trains_from_scratch and cfg.fp32_epochs == 0:
+                # BatchNorm has no statistics yet: what flows in evaluation says nothing about what
+                # will flow in training, and a PACT that starts there never recovers.
+                self.log.line("random weights: activation scales start with the first batch")
+            elif cfg.calibration_batches > 0:
                 count = quanter.calibrate(net, self.session.calibration_batches())
                 self.log.line(f"activation scales calibrated on {count} batches")
         stage = Stage(

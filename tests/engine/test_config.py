@@ -319,7 +319,11 @@ class TestYaml:
         assert len(message) < 500 + len(path)
 
     def test_cross_checks_hold_for_a_file_too(self, yaml_file):
-        assert "--freeze_epoch is 4" in refusal("--config", yaml_file("freeze_epoch: 4"))
+        path = yaml_file("freeze_epoch: 4")
+        message = refusal("--config", path)
+        assert "--freeze_epoch is 4" in message
+        assert message.endswith(f"(--freeze_epoch: as {path} says)")
+        assert path not in refusal("--config", path, "--freeze_epoch=5")
 
     def test_missing_file(self, tmp_path):
         path = str(tmp_path / "none.yaml")

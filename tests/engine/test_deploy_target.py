@@ -43,6 +43,14 @@ def test_eval_takes_the_engine_that_the_file_is_for(run_folder, script, tmp_path
     assert json.loads((tmp_path / "found.json").read_text())["backend"] == "onednn"
 
 
+@pytest.mark.parametrize("name,warns", [("qat_model", True), ("fp32_model", False)])
+def test_another_engine_than_the_file_is_for_is_warned_of(name, warns, run_folder, script):
+    prefix = run_folder / "inference_model" / name
+    done = script("eval.py", str(prefix), "--max_images=64", "--engine=paddle")
+    assert done.returncode == 0, done.stderr
+    assert ("made for --deploy_target=onednn" in done.stderr) == warns
+
+
 @pytest.mark.parametrize("name", ["best_model.pdparams", "fp32_model.pdparams"])
 def test_export_makes_such_a_file_of_any_checkpoint(name, run_folder, script, tmp_path):
     done = script(

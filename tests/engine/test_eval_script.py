@@ -225,3 +225,18 @@ def test_a_poisoned_checkpoint_is_refused_and_not_run(tmp_path):
     with pytest.raises(EngineError, match=r"w\.pdparams: refused"):
         run_evaluation(cfg)
     assert not marker.exists()
+
+
+def test_a_folder_of_exported_models_names_them(finished_run):
+    with pytest.raises(EngineError, match=r"folder of exported models.*fp32_model, .*qat_model"):
+        run_evaluation(EvalConfig(path=str(finished_run / "inference_model")))
+
+
+@pytest.mark.parametrize(
+    "flags,told",
+    [({"model": "resnet50"}, "--channels 1"), ({"image_size": 32}, "--image_size 28")],
+)
+def test_images_that_an_exported_file_does_not_take_are_told_by_flag(flags, told, finished_run):
+    path = str(finished_run / "inference_model" / "qat_model")
+    with pytest.raises(EngineError, match=f"takes images of .*pass {told}"):
+        run_evaluation(EvalConfig(path=path, num_workers=0, use_gpu=False, **flags))

@@ -129,9 +129,8 @@ def test_what_calibration_does_is_refused_for_a_qat_checkpoint(flags, tmp_path):
     path = tmp_path / "w.pdparams"
     paddle.save(net.state_dict(), str(path))
     known = {"model": "lenet", "num_classes": 10, "data": "fashion_mnist"}
-    write_json(
-        tmp_path / "run.json", {**known, "quantization": {"activation_preprocess_type": "PACT"}}
-    )
+    quantization = {"activation_preprocess_type": "PACT", "pact_init": "calibrated"}
+    write_json(tmp_path / "run.json", {**known, "quantization": quantization})
     ((name, value),) = flags.items()
     with pytest.raises(EngineError, match=f"--{name} is {value}, but .*w.pdparams is a QAT check"):
         run_export(export_config(path, tmp_path / "net", **flags))
@@ -142,3 +141,19 @@ def test_a_float_checkpoint_is_calibrated_on_16_batches_by_default(finished_run,
     cfg = export_config(finished_run / "fp32_model.pdparams", tmp_path / "m", batch_size=8)
     assert run_export(cfg) == 0
     assert "calibrated on 16 batches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags,told",
+    [
+        ({"weight_bits": 4}, "weight_bits 8"),
+        ({"skip_quant": ["features.0"]}, r"skip_quant \[\]"),
+        ({"deploy_target": "onednn"}, "deploy_target generic"),
+        ({"use_pact": True}, "activation_preprocess_type None"),
+    ],
+)
+def test_another_quantization_than_the_trained_one_is_refused(flags, told, finished_run, tmp_path):
+    path = finished_run / "best_model.pdparams"
+    with pytest.raises(EngineError, match=f"trained with {told}.*run.json.*leave that flag out"):
+        run_export(export_config(path, tmp_path / "net", **flags))
+    assert not list(tmp_path.iterdir())

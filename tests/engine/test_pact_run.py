@@ -3,16 +3,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import paddle
 import pytest
 
 from engine.config import TrainConfig
 from engine.trainer import Job
 from engine.weights import load_weights
+from models import build_model
 
 FLAGS = {
     "model": "lenet",
     "data": "fashion_mnist",
-    "pretrained_model": "none",
     "use_gpu": False,
     "num_workers": 0,
     "batch_size": 32,
@@ -22,6 +23,15 @@ FLAGS = {
     "calibration_batches": 2,
     "use_pact": True,
 }
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A float LeNet that calibration can measure."""
+    path = str(tmp_path_factory.mktemp("weights") / "lenet.pdparams")
+    paddle.seed(0)
+    paddle.save(build_model("lenet", 10, 1, 28).state_dict(), path)
+    return path
 
 
 def run(folder, **flags) -> dict[str, float]:
@@ -39,9 +49,10 @@ def run(folder, **flags) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("init", ["reference", "calibrated"])
-def test_ten_steps_of_train_py_move_every_alpha(init, tmp_path):
-    one = run(tmp_path / "one", pact_init=init, max_steps=1)
-    ten = run(tmp_path / "ten", pact_init=init, max_steps=10)
+def test_ten_steps_of_train_py_move_every_alpha(init, weights, tmp_path):
+    flags = {"pact_init": init, "pretrained_model": weights}
+    one = run(tmp_path / "one", max_steps=1, **flags)
+    ten = run(tmp_path / "ten", max_steps=10, **flags)
     assert len(one) == len(ten) == 5
     for name, alpha in ten.items():
         assert abs(alpha - one[name]) > 1e-5 * one[name]
@@ -51,10 +62,35 @@ def test_ten_steps_of_train_py_move_every_alpha(init, tmp_path):
     assert (stored["pact_init"], stored["activation_preprocess_type"]) == (init, "PACT")
 
 
-def test_a_resumed_run_goes_on_from_its_alphas(tmp_path):
-    flags = {"pact_init": "calibrated", "ce_test": True, "total_images": 3200}
+def test_a_resumed_run_goes_on_from_its_alphas(weights, tmp_path):
+    flags = {
+        "pretrained_model": weights,
+        "pact_init": "calibrated",
+        "ce_test": True,
+        "total_images": 3200,
+    }
     run(tmp_path / "cut", max_steps=3, **flags)
     # Another number of calibration batches would give other alphas, if it were calibrated again.
     resumed = run(tmp_path / "cut", max_steps=6, resume="auto", calibration_batches=1, **flags)
     whole = run(tmp_path / "whole", max_steps=6, **flags)
     assert resumed == pytest.approx(whole, rel=1e-5)
+
+
+def test_random_weights_are_not_calibrated_and_alpha_starts_with_what_flows_in_training(
+    tmp_path, capsys
+):
+    """In evaluation mode a BatchNorm without statistics passes on next to nothing, and an alpha
+    from there clips all that training has to say."""
+    folder = tmp_path / "random"
+    alphas = run(
+        folder,
+        model="mobilenet_v3_small_x0_35",
+        pretrained_model="none",
+        pact_init="calibrated",
+        image_size=32,
+        max_steps=3,
+    )
+    assert "random weights: activation scales start with the first batch" in capsys.readouterr().out
+    inner = [value for name, value in alphas.items() if "se" not in name]
+    assert 0.1 < min(inner) and max(alphas.values()) < 100
+    assert json.loads((folder / "summary.json").read_text())["verified"] is True

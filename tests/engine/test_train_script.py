@@ -293,7 +293,7 @@ def test_a_command_that_cannot_work_is_one_line_and_code_2(
     "flags,told",
     [
         ({"batch_size": 16}, "batch_size"),
-        ({"weight_bits": 4}, "quantization"),
+        ({"weight_bits": 4}, "quantization.weight_bits"),
         ({"seed": 1}, "seed"),
         ({"accumulate_steps": 2}, "accumulate_steps"),
         ({"warmup_epochs": 0.5}, "warmup_epochs"),

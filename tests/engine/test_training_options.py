@@ -107,6 +107,35 @@ def test_going_on_from_a_finished_run_measures_the_same_network_anew(job, tmp_pa
     assert all(np.array_equal(again[name], value) for name, value in weights.items())
 
 
+@pytest.mark.parametrize(
+    "flags,told", [({}, "4 of --max_steps 4"), ({"num_epochs": 1, "max_steps": 500}, "1 of --num")]
+)
+def test_flags_that_train_nothing_any_more_are_not_recorded(flags, told, job, tmp_path, capsys):
+    assert job(**flags).run() == 0
+    run = (tmp_path / "out" / "run.json").read_text()
+    capsys.readouterr()
+    assert job(resume="auto", lr=0.5, **flags).run() == 0
+    assert (tmp_path / "out" / "run.json").read_text() == run
+    out = capsys.readouterr().out
+    assert f"{told}" in out and "nothing is left to train" in out
+    assert job(resume="auto", lr=0.25, **flags).progress.flags["lr"] == 0.01
+
+
+def test_going_on_with_more_steps_records_the_new_flags(job, tmp_path):
+    assert job().run() == 0
+    assert job(resume="auto", lr=0.005, max_steps=6).run() == 0
+    recipe = json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]
+    assert (recipe["lr"], recipe["max_steps"]) == (0.005, 6)
+
+
+def test_another_quantization_is_refused_by_the_key_that_differs(job):
+    assert job().run() == 0
+    with pytest.raises(EngineError) as caught:
+        job(resume="auto", weight_bits=4)
+    assert "quantization.weight_bits is 4, but the run began with 8" in str(caught.value)
+    assert "activation_bits" not in str(caught.value)
+
+
 def test_another_arithmetic_on_another_device_cannot_go_on(job, monkeypatch, tmp_path):
     assert job(amp=True).run() == 0
     log = (tmp_path / "out" / "metrics.jsonl").read_text()
