@@ -18,7 +18,7 @@ anything else it stays in float, in the simulation and in the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,20 @@ from . import markers
 from .bounds import lower_bound
 from .convert import quantized_layers
 from .errors import QuantError
+from .fold import find_tail
+from .freeze import is_batch_norm
 from .graph import CONVOLUTIONS, Graph, Op
-from .grid import signed, unsigned
-from .layers import InputRole
+from .grid import unsigned
+from .integer_bias import IntegerBias
+from .layers import InputRole, ResultQuantizer, TensorQuantizer
 from .onednn import is_concatenated
+from .quantizers import ActivationQuantizer
 from .targets import Target
 from .trace import LayerCall, Traced, trace
 
 _RELUS = ("relu", "relu6")
+# What an engine computes from integers to integers, if its inputs are integers.
+_ON_INTEGERS = ("elementwise_add", "elementwise_mul", "concat", "pool2d")
 # A hook belongs on the layer that computes, not on one that only calls its members.
 _CONTAINERS = (nn.Sequential, nn.LayerList)
 
@@ -79,13 +85,13 @@ def _spec(x: Tensor) -> paddle.static.InputSpec:
 
 
 class _QuantizeOutput:
-    """A hook that quantizes what a layer returns, with the input quantizer of a later layer."""
+    """A hook that quantizes what a layer returns."""
 
-    def __init__(self, reader: Any) -> None:
-        self.reader = reader
+    def __init__(self, quantizer: TensorQuantizer) -> None:
+        self.quantizer = quantizer
 
     def __call__(self, layer: nn.Layer, inputs: Any, output: Tensor) -> Tensor:
-        return self.reader.quantized_input(output)
+        return self.quantizer.quantized(output)
 
 
 @dataclass
@@ -115,7 +121,7 @@ class _Placement:
         self.marks: dict[str, list[Any]] = {}  # by tensor: the layers that quantize it
         self.tensors: dict[int, list[str]] = {}  # by layer: the tensors that it quantizes
         self.calls = Counter(id(call.layer) for call in traced.calls)
-        for mark, layer in traced.inputs.items():
+        for mark, layer in traced.quantizers.items():
             assign = self.graph.producer(mark)
             if assign is not None:
                 self.marks.setdefault(assign.input("X"), []).append(layer)
@@ -124,19 +130,29 @@ class _Placement:
     def apply(self) -> None:
         """Sets grids, shared quantizers and hooks."""
         sources = {total.residual: self._source(total.residual) for total in self._sums()}
+        if self.target.needs_integer_results:
+            sources.update(self._joints())
+            for tensor, layer, source in self._results(sources):
+                self._quantize_result(tensor, layer, source)
+            for op in self.graph.blocks[0]:
+                self._round_bias(op)
         for tensor, layers in self.marks.items():
             for layer in layers:
                 quantizer = layer._act_quant
-                if self.target.saturates_low and quantizer.is_builtin():
-                    all_unsigned = all(map(self._is_unsigned, self.tensors[id(layer)]))
-                    grid = unsigned if all_unsigned and self.target.unsigned else signed
-                    quantizer.quantizer.grid = grid(quantizer.bits)
+                self._choose_grid(quantizer, self.tensors[id(layer)])
             source = sources.get(tensor)
             if source is not None or self._may_share(tensor):
                 _share(layers, source)
 
+    def _choose_grid(self, quantizer: ActivationQuantizer, tensors: Iterable[str]) -> None:
+        if self.target.unsigned and quantizer.is_builtin():
+            if all(map(self._is_unsigned, tensors)):
+                quantizer.quantizer.grid = unsigned(quantizer.bits)
+
     def _is_unsigned(self, tensor: str) -> bool:
-        return lower_bound(self.graph, tensor) >= 0 and not is_concatenated(self.graph, tensor)
+        if lower_bound(self.graph, tensor) < 0:
+            return False
+        return not (self.target.signed_concat and is_concatenated(self.graph, tensor))
 
     def _may_share(self, tensor: str) -> bool:
         """True where each layer that quantizes the tensor quantizes no other, and always runs."""
@@ -215,12 +231,91 @@ class _Placement:
             return False
         fused = [total.op for total in sums if total.residual == tensor]
         readers = self.graph.consumers(tensor)
-        return all(
-            op.output("Out") in self.traced.inputs
-            if op.type == "assign"
-            else any(op is total for total in fused)
-            for op in readers
-        )
+        return all(self._is_mark(op) or any(op is total for total in fused) for op in readers)
+
+    # --- kernels that return integers --------------------------------------------------------
+
+    def _joints(self) -> dict[str, Any]:
+        """Tensors that a convolution and an operator on integers read, with what returns them.
+
+        They are quantized where they are computed, so that all readers get the same integers.
+        """
+        found: dict[str, Any] = {}
+        for tensor in self.marks:
+            others = [op for op in self.graph.consumers(tensor) if not self._is_mark(op)]
+            if not others or not all(op.type in _ON_INTEGERS for op in others):
+                continue
+            if tensor in self.graph.outputs or not self._may_share(tensor):
+                continue
+            if not any(isinstance(layer, nn.Conv2D) for layer in self.marks[tensor]):
+                continue
+            source = self._source(tensor)
+            if source is not None:
+                found[tensor] = source
+        return found
+
+    def _results(self, sources: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+        """Results of quantized convolutions that no quantizer reads.
+
+        Yields the tensor, the layer of the convolution, and the layer that returns the tensor.
+        """
+        for op in self.graph.blocks[0]:
+            if op.type not in CONVOLUTIONS or op.input("Filter") not in self.traced.weights:
+                continue
+            layer = self.traced.weights[op.input("Filter")]
+            steps = self._kernel_results(op)
+            last = steps[-1]
+            is_integer = last in sources or (
+                self._may_share(last) and all(map(self._is_mark, self.graph.consumers(last)))
+            )
+            if is_integer or last in self.graph.outputs or self.calls[id(layer)] != 1:
+                continue
+            for tensor in reversed(steps):
+                source = self._source(tensor)
+                if source is not None:
+                    yield tensor, layer, source
+                    break
+
+    def _kernel_results(self, op: Op) -> list[str]:
+        """What a convolution returns, and what it would with bias, BatchNorm and relu inside."""
+        steps = [op.output("Output")]
+        while self.graph.is_private(steps[-1]):
+            reader = self.graph.consumers(steps[-1])[0]
+            if reader.type == "batch_norm":
+                steps.append(reader.output("Y"))
+            elif reader.type in _RELUS or self._adds_constant(reader):
+                steps.append(reader.output("Out"))
+            else:
+                break
+        return steps
+
+    def _quantize_result(self, tensor: str, layer: Any, source: Any) -> None:
+        quantizer = layer._act_quant.fresh()
+        self._choose_grid(quantizer, [tensor])
+        layer._result_quant = ResultQuantizer(layer.quant_name, quantizer)
+        layer._result_quant.train() if layer.training else layer._result_quant.eval()
+        source.register_forward_post_hook(_QuantizeOutput(layer._result_quant))
+
+    def _round_bias(self, op: Op) -> None:
+        """Lets the layer of a product round its bias as the kernel does."""
+        is_conv = op.type in CONVOLUTIONS
+        weight = op.inputs("Filter" if is_conv else "Y")
+        layer = self.traced.weights.get(weight[0]) if weight else None
+        if layer is None or self.calls[id(layer)] != 1:
+            return
+        product = op.output("Output" if is_conv else "Out")
+        channels = layer.weight.shape[layer.weight_channel_axis]
+        norm = find_tail(self.graph, op, product, channels).batch_norm
+        if norm is None:
+            layer.integer_bias = IntegerBias(None)
+            return
+        result = norm.output("Y")
+        owners = [call.layer for call in self.traced.calls if call.output == result]
+        if owners and is_batch_norm(owners[0]):
+            layer.integer_bias = IntegerBias(owners[0])
+
+    def _is_mark(self, op: Op) -> bool:
+        return op.type == "assign" and op.output("Out") in self.traced.quantizers
 
     def _source(self, tensor: str) -> Any | None:
         """The layer that returns `tensor` before anything reads it, called once per forward."""

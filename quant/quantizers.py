@@ -11,6 +11,7 @@ observe the float network and a frozen network can stop observing:
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -202,6 +203,14 @@ class ActivationQuantizer(nn.Layer):
         if isinstance(quantizer, ObservedQuantizer):
             return quantizer(x, self._upper_bound(), observe)
         return quantizer(x)
+
+    def fresh(self) -> ActivationQuantizer:
+        """Another one, for another tensor: the same quantizer without a scale, and no PACT."""
+        if not isinstance(self.quantizer, ObservedQuantizer):
+            return ActivationQuantizer(type(self.quantizer)())  # type: ignore[call-arg]
+        quantizer = copy.deepcopy(self.quantizer)
+        quantizer.reset()
+        return ActivationQuantizer(quantizer)
 
     def _upper_bound(self) -> Tensor | None:
         return self.preprocess.bound() if isinstance(self.preprocess, Pact) else None
