@@ -155,7 +155,9 @@ def save_quantized_onnx(
         raise ExportError("no quantized layer takes part in the network's forward")
     channels_first(traced.graph)
     traced.graph.prune()
-    model = build_model(traced.graph, lowered.unsigned, target.uint8, opset, metadata or {})
+    model = build_model(
+        traced.graph, lowered.unsigned, target.uint8, target.onnx_bias, opset, metadata or {}
+    )
     save_onnx(model, path)
     return _onnx_receipt(path, set(lowered.weights))
 
@@ -177,7 +179,7 @@ def save_float_onnx(
     traced = trace(net, input_spec)
     check_operators(traced)
     traced.graph.prune()
-    save_onnx(build_model(traced.graph, [], False, opset, metadata or {}), path)
+    save_onnx(build_model(traced.graph, [], False, "float32", opset, metadata or {}), path)
     return os.path.getsize(path)
 
 

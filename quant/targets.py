@@ -20,6 +20,9 @@ class Target:
             well; so that gets a quantizer of its own where no layer quantizes it.
         int8_channels: weights are int8 with a scale per output channel, whatever they were before.
         uint8: an ONNX file for it stores activations as uint8 (signed ones around zero point 128).
+        onnx_bias: how an ONNX file for it holds a bias: 'int32', on the grid of the products, as
+            kernels add it (the simulation then rounds it so); 'float32'; or 'added' by an operator
+            of its own, out of reach of engines that would round it.
         engines: which engines of Paddle Inference must compute what the network computes.
     """
 
@@ -31,6 +34,7 @@ class Target:
     needs_integer_results: bool = False
     int8_channels: bool = False
     uint8: bool = False
+    onnx_bias: str = "added"
     engines: tuple[str, ...] = ("paddle", "onednn")
 
     @property
@@ -65,8 +69,9 @@ TARGETS: dict[str, Target] = {
             needs_integer_results=True,
             int8_channels=True,
             uint8=True,
+            onnx_bias="int32",
             engines=("paddle",),
         ),
-        Target("tensorrt", saturates_low=True, int8_channels=True),
+        Target("tensorrt", saturates_low=True, int8_channels=True, onnx_bias="float32"),
     )
 }

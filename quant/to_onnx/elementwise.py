@@ -101,6 +101,8 @@ def matmul(w: Writer, op: Op) -> None:
 def _as_gemm(w: Writer, op: Op) -> bool:
     out = op.output("Out")
     readers = w.graph.consumers(out)
+    if w.bias != "int32":
+        return False
     if len(w.shape(op.input("X"))) != 2 or not w.graph.is_private(out):
         return False
     add = readers[0]

@@ -37,6 +37,7 @@ def build_model(
     graph: Graph,
     unsigned: Sequence[Op],
     uint8: bool,
+    bias: str,
     opset: int,
     metadata: Mapping[str, str],
 ) -> Any:
@@ -46,6 +47,7 @@ def build_model(
         graph: the network, lowered or float.
         unsigned: the quantize_linear operators with an unsigned grid.
         uint8: activations are stored as uint8, else as int8.
+        bias: `Target.onnx_bias`; 'float32' for a float network.
         opset: version of the operator set.
         metadata: texts to store with the model.
 
@@ -54,7 +56,7 @@ def build_model(
     """
     from onnx import helper, numpy_helper
 
-    w = Writer(graph, opset, uint8, unsigned)
+    w = Writer(graph, opset, uint8, bias, unsigned)
     for op in graph.blocks[0]:
         if id(op) not in w.done:
             CONVERTERS[op.type](w, op)

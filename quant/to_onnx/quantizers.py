@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Op
+from ..graph import CONVOLUTIONS, Op
 from ..integer_bias import LARGEST
 from .writer import Writer, converts
 
@@ -22,7 +22,26 @@ _SMALLEST_STEP = np.float32(2.0**-60)
 def quantize(w: Writer, op: Op) -> None:
     """round(x / step) + zero point, half to even, saturating."""
     step, zero = _activation(w, op, op.output("Y"))
-    w.node("QuantizeLinear", [w.input(op), step, zero], w.output(op, "Y"))
+    if not (w.bias == "int32" and _goes_from_kernel_to_sum(w, op)):
+        w.node("QuantizeLinear", [w.input(op), step, zero], w.output(op, "Y"))
+        return
+    # OpenVINO would compute convolution, quantizer and sum in one kernel, and leave the rounding in
+    # between out. An operator on the codes that changes nothing keeps them apart, at no cost that
+    # could be measured.
+    codes = w.node("QuantizeLinear", [w.input(op), step, zero])
+    w.node("Max", [codes, w.constant(np.asarray(0, np.uint8), "zero_point")], w.output(op, "Y"))
+
+
+def _goes_from_kernel_to_sum(w: Writer, op: Op) -> bool:
+    """True for a quantizer between a convolution and a residual sum."""
+    source = w.graph.producer(op.input("X"))
+    while source is not None and source.type in ("elementwise_add", "relu", "relu6"):
+        source = w.graph.producer(source.input("X"))
+    if source is None or source.type not in CONVOLUTIONS:
+        return False
+    values = [reader.output("Y") for reader in w.graph.consumers(op.output("Y"))]
+    readers = [reader for value in values for reader in w.graph.consumers(value)]
+    return any(reader.type == "elementwise_add" for reader in readers)
 
 
 @converts("dequantize_linear")

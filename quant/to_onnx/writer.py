@@ -24,13 +24,17 @@ class Writer:
         graph: the lowered network.
         opset: version of the default operator set.
         uint8: activations are stored as uint8; else as int8.
+        bias: `Target.onnx_bias`; 'float32' for a float network.
         unsigned: the quantize_linear operators whose grid is unsigned.
     """
 
-    def __init__(self, graph: Graph, opset: int, uint8: bool, unsigned: Sequence[Op]) -> None:
+    def __init__(
+        self, graph: Graph, opset: int, uint8: bool, bias: str, unsigned: Sequence[Op]
+    ) -> None:
         self.graph = graph
         self.opset = opset
         self.uint8 = uint8
+        self.bias = bias
         self.unsigned_codes = {op.output("Y") for op in unsigned}
         self.nodes: list[Any] = []
         self.initializers: dict[str, np.ndarray] = {}
