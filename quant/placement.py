@@ -32,15 +32,27 @@ from .errors import QuantError
 from .fold import find_tail
 from .freeze import is_batch_norm
 from .graph import CONVOLUTIONS, Graph, Op
-from .grid import unsigned
+from .grid import signed, unsigned
 from .integer_bias import IntegerBias
 from .layers import InputRole, ResultQuantizer, TensorQuantizer
 from .onednn import is_concatenated
-from .quantizers import ActivationQuantizer
+from .quantizers import ActivationQuantizer, ScaleGroup
 from .targets import Target
 from .trace import LayerCall, Traced, trace
 
 _RELUS = ("relu", "relu6")
+# What gives only values of its input, or zero.
+_KEEPS_GRID = (
+    "flatten_contiguous_range",
+    "pool2d",
+    "relu",
+    "reshape2",
+    "slice",
+    "split",
+    "squeeze2",
+    "transpose2",
+    "unsqueeze2",
+)
 # What an engine computes from integers to integers, if its inputs are integers.
 _ON_INTEGERS = ("elementwise_add", "elementwise_mul", "concat", "pool2d")
 # A hook belongs on the layer that computes, not on one that only calls its members.
@@ -121,6 +133,7 @@ class _Placement:
         self.marks: dict[str, list[Any]] = {}  # by tensor: the layers that quantize it
         self.tensors: dict[int, list[str]] = {}  # by layer: the tensors that it quantizes
         self.calls = Counter(id(call.layer) for call in traced.calls)
+        self.at_source: dict[str, ActivationQuantizer] = {}  # by tensor quantized where computed
         for mark, layer in traced.quantizers.items():
             assign = self.graph.producer(mark)
             if assign is not None:
@@ -132,7 +145,7 @@ class _Placement:
         sources = {total.residual: self._source(total.residual) for total in self._sums()}
         if self.target.needs_integer_results:
             sources.update(self._joints())
-            for tensor, layer, source in self._results(sources):
+            for tensor, layer, source in list(self._results(sources)):
                 self._quantize_result(tensor, layer, source)
             for op in self.graph.blocks[0]:
                 self._round_bias(op)
@@ -143,6 +156,11 @@ class _Placement:
             source = sources.get(tensor)
             if source is not None or self._may_share(tensor):
                 _share(layers, source)
+            if source is not None:
+                self.at_source[tensor] = layers[0]._act_quant
+        for tensor, layers in self.marks.items():
+            if tensor not in sources and self._may_share(tensor):
+                self._join_grids(tensor, layers)
 
     def _choose_grid(self, quantizer: ActivationQuantizer, tensors: Iterable[str]) -> None:
         if self.target.unsigned and quantizer.is_builtin():
@@ -257,6 +275,8 @@ class _Placement:
     def _results(self, sources: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         """Results of quantized convolutions that no quantizer reads.
 
+        What only leads to the network's outputs are logits, which stay in float.
+
         Yields the tensor, the layer of the convolution, and the layer that returns the tensor.
         """
         for op in self.graph.blocks[0]:
@@ -268,13 +288,25 @@ class _Placement:
             is_integer = last in sources or (
                 self._may_share(last) and all(map(self._is_mark, self.graph.consumers(last)))
             )
-            if is_integer or last in self.graph.outputs or self.calls[id(layer)] != 1:
+            if is_integer or self.calls[id(layer)] != 1 or not self._leads_to_quantizer(last):
                 continue
             for tensor in reversed(steps):
                 source = self._source(tensor)
                 if source is not None:
                     yield tensor, layer, source
                     break
+
+    def _leads_to_quantizer(self, tensor: str) -> bool:
+        """True where a quantized layer comes after the tensor."""
+        seen, open_names = {tensor}, [tensor]
+        while open_names:
+            for op in self.graph.consumers(open_names.pop()):
+                if self._is_mark(op):
+                    return True
+                new = [name for name in op.all_outputs() if name not in seen]
+                seen.update(new)
+                open_names += new
+        return False
 
     def _kernel_results(self, op: Op) -> list[str]:
         """What a convolution returns, and what it would with bias, BatchNorm and relu inside."""
@@ -295,6 +327,42 @@ class _Placement:
         layer._result_quant = ResultQuantizer(layer.quant_name, quantizer)
         layer._result_quant.train() if layer.training else layer._result_quant.eval()
         source.register_forward_post_hook(_QuantizeOutput(layer._result_quant))
+        self.at_source[tensor] = quantizer
+
+    def _join_grids(self, tensor: str, layers: list[Any]) -> None:
+        """Puts all parts of a concat on one grid, so that it passes their integers through."""
+        parts = self._parts(tensor)
+        if parts is None or len(parts) < 2 or not all(part.is_builtin() for part in parts):
+            return
+        observers = [part.quantizer for part in parts]
+        for other in [
+            other for observer in observers if observer.group for other in observer.group.members
+        ]:
+            observers += [] if any(other is observer for observer in observers) else [other]
+        group = ScaleGroup(observers)
+        same = unsigned if all(observer.grid.is_unsigned for observer in observers) else signed
+        for observer in observers:
+            observer.group, observer.grid = group, same(observer.bits)
+        for layer in layers:
+            layer._act_quant = parts[0]
+            layer.input_role = InputRole.FOLLOWS
+
+    def _parts(self, tensor: str) -> list[ActivationQuantizer] | None:
+        """The quantizers of what a tensor is put together from; None where a part has none."""
+        if tensor in self.at_source:
+            return [self.at_source[tensor]]
+        op = self.graph.producer(tensor)
+        if op is None:
+            return None
+        if op.type == "concat":
+            found = [self._parts(name) for name in op.inputs("X")]
+            if any(part is None for part in found):
+                return None
+            flat = [item for part in found if part is not None for item in part]
+            return [part for i, part in enumerate(flat) if not any(part is x for x in flat[:i])]
+        if op.type not in _KEEPS_GRID or (op.type == "pool2d" and op.attr("pooling_type") != "max"):
+            return None
+        return self._parts(op.input("Input" if op.inputs("Input") else "X"))
 
     def _round_bias(self, op: Op) -> None:
         """Lets the layer of a product round its bias as the kernel does."""

@@ -121,6 +121,7 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
             ) from error
         program = pb.ProgramDesc()
         program.ParseFromString(concrete.main_program.desc.serialize_to_string())
+        _for_evaluation(program)
         inputs = _names(concrete.inputs[1:] if _is_layer(concrete.inputs[0]) else concrete.inputs)
         outputs = _names(concrete.outputs)
     with evaluating(net), paddle.no_grad():
@@ -129,6 +130,18 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
     if not outputs:
         raise ExportError(f"{type(net).__name__} returns no tensor")
     return Traced(graph, marks.quantizers, marks.weights, calls)
+
+
+def _for_evaluation(program: Any) -> None:
+    """Says of every operator that it runs in evaluation, as all inference engines take it.
+
+    `paddle.nn.BatchNorm` leaves that to whoever saves the program.
+    """
+    for block in program.blocks:
+        for op in block.ops:
+            for item in op.attrs:
+                if item.name == "is_test":
+                    item.b = True
 
 
 def _refresh_weights(net: nn.Layer) -> None:

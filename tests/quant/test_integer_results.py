@@ -108,8 +108,13 @@ def test_a_sum_and_both_its_sides_are_integers():
 
 
 def test_the_logits_stay_in_float():
-    _, net = placed(Chain())
-    assert net.last.result_quantizer is None
+    class PooledLogits(Chain):
+        def forward(self, x):
+            return F.softmax(super().forward(x).mean([2, 3]))
+
+    for network in (Chain, PooledLogits):
+        _, net = placed(network())
+        assert net.last.result_quantizer is None
 
 
 def test_a_layer_that_is_called_twice_has_no_result_quantizer():
@@ -177,3 +182,40 @@ def test_pact_clips_inputs_and_not_results():
     _, net = placed(Kinds(), activation_preprocess_type="PACT")
     assert net.head._act_quant.preprocess is not None
     assert net.head.result_quantizer._act_quant.preprocess is None
+
+
+class Fires(nn.Layer):
+    """As in SqueezeNet: two branches, joined, pooled and read by a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.relu = nn.Conv2D(3, 8, 1), nn.Conv2D(3, 8, 3, padding=1), nn.ReLU()
+        self.c, self.last = nn.Conv2D(16, 8, 1), nn.Conv2D(8, 4, 1)
+
+    def forward(self, x):
+        x = paddle.concat([F.relu(self.a(x)), F.relu(self.b(x)) * 1.0], axis=1)
+        return self.last(F.relu(self.c(F.max_pool2d(x, 2))))
+
+
+class Joined(Fires):
+    def forward(self, x):
+        x = paddle.concat([F.relu(self.a(x)), self.b(x)], axis=1)
+        return self.last(F.relu(self.c(F.max_pool2d(x, 2))))
+
+
+def test_the_parts_of_a_concat_are_on_one_grid():
+    _, net = placed(Joined())
+    a, b = (getattr(net, name).result_quantizer._act_quant for name in "ab")
+    assert a.quantizer.scale.item() != b.quantizer.scale.item()
+    largest = max(a.quantizer.scale.item(), b.quantizer.scale.item())
+    assert a.scale_numpy() == b.scale_numpy() == np.float32(largest)
+    assert a.grid == b.grid == signed(8)
+    assert net.c._act_quant is a and net.c.input_role is InputRole.FOLLOWS
+    other = copy.deepcopy(net)
+    assert other.a.result_quantizer._act_quant.quantizer.group is not a.quantizer.group
+
+
+def test_a_part_without_a_quantizer_leaves_the_grids_apart():
+    _, net = placed(Fires())
+    assert net.a.result_quantizer._act_quant.quantizer.group is None
+    assert net.c.input_role is InputRole.QUANTIZES
