@@ -133,12 +133,20 @@ class QAT:
         place(self._quantized(net), input_spec)
         return save_quantized_onnx(net, path, input_spec, opset, metadata)
 
-    def verify(self, net: nn.Layer, path: str, batches: Iterable[Any]) -> Verdict:
-        """Runs the exported file on plain CPU and on oneDNN int8, and compares with `net`.
+    def verify(
+        self,
+        net: nn.Layer,
+        path: str,
+        batches: Iterable[Any],
+        engines: Sequence[str] | None = None,
+    ) -> Verdict:
+        """Runs the exported file on several engines and compares with `net`; see `quant.verify`.
 
-        `passed` of the result says whether both are the network; `str()` gives the table.
+        A Paddle file (PATH.pdmodel) runs on plain CPU and on oneDNN int8, an ONNX file (PATH ends
+        in .onnx) as it is stored and as ONNX Runtime optimizes it. `passed` of the result says
+        whether the file is the network; `str()` gives the table.
         """
-        return verify(self._quantized(net), path, batches)
+        return verify(self._quantized(net), path, batches, engines)
 
     def _quantized(self, net: nn.Layer) -> nn.Layer:
         if not isinstance(net, nn.Layer) or not any(True for _ in quantized_layers(net)):

@@ -24,6 +24,8 @@ class Target:
             kernels add it (the simulation then rounds it so); 'float32'; or 'added' by an operator
             of its own, out of reach of engines that would round it.
         engines: which engines of Paddle Inference must compute what the network computes.
+        onnx_engines: which must do so with an ONNX file ('onnx': the operators as stored).
+        is_for_onnx: the target's own format is ONNX.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Target:
     uint8: bool = False
     onnx_bias: str = "added"
     engines: tuple[str, ...] = ("paddle", "onednn")
+    onnx_engines: tuple[str, ...] = ("onnx", "onnxruntime")
+    is_for_onnx: bool = False
 
     @property
     def engine(self) -> str:
@@ -71,7 +75,16 @@ TARGETS: dict[str, Target] = {
             uint8=True,
             onnx_bias="int32",
             engines=("paddle",),
+            onnx_engines=("onnx", "onnxruntime", "openvino"),
+            is_for_onnx=True,
         ),
-        Target("tensorrt", saturates_low=True, int8_channels=True, onnx_bias="float32"),
+        Target(
+            "tensorrt",
+            saturates_low=True,
+            int8_channels=True,
+            onnx_bias="float32",
+            onnx_engines=("onnx",),
+            is_for_onnx=True,
+        ),
     )
 }

@@ -38,8 +38,8 @@ ACTIVATIONS = {
     name: getattr(F, name)
     for name in (
         "relu relu6 sigmoid tanh hardsigmoid hardswish hardtanh silu swish mish gelu leaky_relu "
-        "elu celu selu softplus softsign log_sigmoid tanhshrink softshrink hardshrink thresholded_relu "
-        "softmax log_softmax"
+        "elu celu selu softplus softsign log_sigmoid tanhshrink softshrink hardshrink "
+        "thresholded_relu softmax log_softmax"
     ).split()
 }
 FUNCTIONS = {
