@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from data import DATASETS, INTERPOLATIONS
 from models import ModelError, model_info
 from quant.config import ACTIVATION_TYPES, DEPLOY_TARGETS, PACT_INITS, WEIGHT_TYPES
+from quant.to_onnx import DEFAULT_OPSET, HIGHEST_OPSET, LOWEST_OPSET
 
 from .errors import EngineError
 from .flags import check, flag, parse_flags
@@ -313,6 +314,11 @@ class TrainConfig(CommonConfig):
         _QUANT,
     )
 
+    onnx: bool = flag(
+        False,
+        "write the int8 network as ONNX too; always for --deploy_target onnxruntime, tensorrt",
+        _OUTPUT,
+    )
     model_save_dir: str = flag("./output_models", "folder for everything that is written", _OUTPUT)
     log_period: int = flag(10, "steps between two lines of the log", _OUTPUT, low=1)
     keep_checkpoints: int | None = flag(
@@ -524,7 +530,12 @@ class ExportConfig(CommonConfig):
     output: str | None = flag(
         None, "path of the files to write, without .pdmodel; has to be given", _OUTPUT
     )
-    onnx: bool = flag(False, "write an ONNX file too", _OUTPUT)
+    onnx: bool = flag(
+        False, "write an ONNX file too; always for --deploy_target onnxruntime, tensorrt", _OUTPUT
+    )
+    opset: int = flag(
+        DEFAULT_OPSET, "operator set of it", _OUTPUT, low=LOWEST_OPSET, high=HIGHEST_OPSET
+    )
     verify: bool = flag(True, "hold the written file against the network", _OUTPUT)
     verify_images: int = flag(256, "images on which that is done", _OUTPUT, low=1)
 

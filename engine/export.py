@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from paddle import Tensor, nn
 
 from data import build_loader
-from quant import QAT, QuantError
+from quant import QAT, Receipt
+from quant.to_onnx import DEFAULT_OPSET
 
 from . import distributed
 from .config import ExportConfig
@@ -19,9 +22,10 @@ from .errors import EngineError
 from .files import make_writable_folder
 from .inference import first_batches
 from .loading import load_network
+from .onnx_file import METADATA_KEY
 from .run_file import RUN_FILE
 from .runtime import seed_everything, select_device
-from .task import Task, task_of_file, warn_of_default_quantization, write_run
+from .task import Task, run_values, task_of_file, warn_of_default_quantization, write_run
 from .weights import weights_file
 
 CALIBRATION_BATCHES = 16
@@ -40,8 +44,6 @@ def run_export(cfg: ExportConfig) -> int:
         DataError, EngineError, ModelError, QuantError: something is not usable as it is.
     """
     distributed.require_one_process("export.py")
-    if cfg.onnx and not hasattr(QAT, "export_onnx"):
-        raise QuantError("--onnx: this version writes Paddle models only; leave --onnx out")
     prefix = str(cfg.output)
     make_writable_folder(Path(prefix).absolute().parent, "--output")
     select_device(cfg.use_gpu)
@@ -69,19 +71,21 @@ def run_export(cfg: ExportConfig) -> int:
     receipt = quanter.save_quantized_model(net, prefix, task.input_spec())
     print(receipt)
     written = [f"{prefix}.pdmodel", f"{prefix}.pdiparams"]
-    if cfg.onnx:
-        written.append(_export_onnx(quanter, net, prefix, task))
+    if cfg.onnx or task.target.is_for_onnx:
+        print(export_onnx(quanter, net, f"{prefix}.onnx", task, dataclasses.asdict(cfg), cfg.opset))
+        written.append(f"{prefix}.onnx")
     write_run(Path(f"{prefix}.{RUN_FILE}"), task, dataclasses.asdict(cfg))
     if cfg.verify:
-        verdict = quanter.verify(net, prefix, _verification_batches(cfg, task))
-        print(verdict)
-        if not verdict.passed:
-            print(
-                f"error: {prefix}.pdmodel is not the network of {path}: it departs from it by "
-                "more than float noise explains (see the figures above)",
-                file=sys.stderr,
-            )
-            return EXIT_NOT_THE_NETWORK
+        for file in [prefix, *(file for file in written if file.endswith(".onnx"))]:
+            verdict = quanter.verify(net, file, _verification_batches(cfg, task))
+            print(verdict)
+            if not verdict.passed:
+                print(
+                    f"error: {file} is not the network of {path}: it departs from it by more than "
+                    "float noise explains (see the figures above)",
+                    file=sys.stderr,
+                )
+                return EXIT_NOT_THE_NETWORK
     print("written: " + ", ".join(written))
     return EXIT_OK
 
@@ -116,8 +120,26 @@ def _verification_batches(cfg: ExportConfig, task: Task) -> Iterator[list[Tensor
     return first_batches(task.dataset("val"), cfg.verify_images, cfg.batch_size, cfg.num_workers)
 
 
-def _export_onnx(quanter: QAT, net: nn.Layer, prefix: str, task: Task) -> str:
-    quanter.export_onnx(  # type: ignore[attr-defined]
-        net, f"{prefix}.onnx", input_spec=task.input_spec()
-    )
-    return f"{prefix}.onnx"
+def export_onnx(
+    quanter: QAT,
+    net: nn.Layer,
+    path: str,
+    task: Task,
+    recipe: dict[str, Any],
+    opset: int = DEFAULT_OPSET,
+) -> Receipt:
+    """Write an ONNX file that says itself what ``run.json`` would say of it.
+
+    Args:
+        quanter: what quantized the network.
+        net: the network.
+        path: the file.
+        task: what it is about.
+        recipe: every flag of the command.
+        opset: version of the operator set.
+
+    Raises:
+        QuantError: the network has no ONNX form.
+    """
+    metadata = {METADATA_KEY: json.dumps(run_values(task, recipe))}
+    return quanter.export_onnx(net, path, task.input_spec(), opset, metadata)

@@ -12,6 +12,7 @@ from paddle import Tensor
 
 from data import ImageDataset, InputConfig, build_loader
 from quant import Predictor, compat
+from quant.onnx_predictor import OnnxPredictor
 from quant.paddle_format import read_program
 
 from .errors import EngineError
@@ -30,6 +31,20 @@ def file_forward(prefix: Path, engine: str, threads: int | None = None) -> Forwa
         VerifyError: the file is missing or cannot be loaded.
     """
     predictor = Predictor(str(prefix), engine, threads or default_threads())
+
+    def forward(images: Tensor) -> Tensor:
+        return paddle.to_tensor(predictor(images.numpy())[0])
+
+    return forward
+
+
+def onnx_forward(path: Path, threads: int | None = None) -> Forward:
+    """Run an ONNX file through ONNX Runtime on the CPU; arguments as for `file_forward`.
+
+    Raises:
+        VerifyError: the file is missing or cannot be loaded.
+    """
+    predictor = OnnxPredictor(str(path), "onnxruntime", threads or default_threads())
 
     def forward(images: Tensor) -> Tensor:
         return paddle.to_tensor(predictor(images.numpy())[0])

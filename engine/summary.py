@@ -25,18 +25,22 @@ class Summary:
         int8: of the exported int8 file, run by the engine that it is for.
         int8_engine: that engine: ``"paddle"`` (its plain CPU kernels) or ``"onednn"``.
         int8_onednn: of the same file, run by oneDNN's int8 kernels, where that is another engine.
+        int8_onnx: of the int8 ONNX file, where one was written, run by ONNX Runtime.
         fp32_exported: of the exported float file.
-        sizes_bytes: size of the ``.pdiparams`` of the exported float and int8 model.
+        sizes_bytes: size of the ``.pdiparams`` of the exported float and int8 model, and of the
+            ``.onnx`` file.
         agreement_int8_qat: fraction of images for which the file and the fake-quant network chose
             the same class.
         agreement_onednn_qat: the same with oneDNN.
+        agreement_onnx_qat: the same with the ONNX file.
         images_per_second: speed of each stage, reading left out.
         num_images: images that each figure stands for.
         best_epoch: QAT epoch of the best model, from 0.
         reestimated_bn: with ``--reestimate_bn_batches``: the ``batches`` of each process,
             ``top1_before`` and ``top1_after``, and whether the new statistics were ``kept``.
-        verified: whether the exported file computes what the network computes.
+        verified: whether each exported file computes what the network computes.
         verification: the figures behind that.
+        verification_onnx: those of the ONNX file.
     """
 
     model: str
@@ -45,16 +49,19 @@ class Summary:
     int8: Accuracies | None = None
     int8_engine: str | None = None
     int8_onednn: Accuracies | None = None
+    int8_onnx: Accuracies | None = None
     fp32_exported: Accuracies | None = None
     sizes_bytes: dict[str, int | None] = field(default_factory=lambda: {"fp32": None, "int8": None})
     agreement_int8_qat: float | None = None
     agreement_onednn_qat: float | None = None
+    agreement_onnx_qat: float | None = None
     images_per_second: dict[str, float] = field(default_factory=dict)
     num_images: int | None = None
     best_epoch: int | None = None
     reestimated_bn: dict[str, Any] | None = None
     verified: bool | None = None
     verification: dict[str, Any] | None = None
+    verification_onnx: dict[str, Any] | None = None
 
     def add(self, stage: str, found: Evaluation) -> None:
         """Take over the figures of one stage, named like the attribute."""
@@ -88,6 +95,12 @@ class Summary:
                 "int8_onednn",
                 self.sizes_bytes["int8"],
                 self.agreement_onednn_qat,
+            ),
+            (
+                "ONNX file, ONNX Runtime",
+                "int8_onnx",
+                self.sizes_bytes.get("onnx"),
+                self.agreement_onnx_qat,
             ),
         ]
         head = ("stage", "Top1", "Top5", "size", "images/s", "same Top1 as the network")

@@ -17,6 +17,7 @@ from paddle import nn
 from data import DataError, ImageDataset, InputConfig, build_dataset
 from models import ALIASES, ModelError, ModelInfo, build_model, list_models, model_info
 from quant import QuantConfig
+from quant.targets import TARGETS, Target
 
 from .config import EvalConfig, ExportConfig, TrainConfig, quant_config
 from .errors import EngineError
@@ -50,6 +51,11 @@ class Task:
     data_dir: str | None
     class_names: tuple[str, ...] | None
     quantization: QuantConfig
+
+    @property
+    def target(self) -> Target:
+        """What is simulated in quantized training, and what the files are for."""
+        return TARGETS[self.quantization.deploy_target]
 
     def build_network(self) -> nn.Layer:
         """The float network with random weights.
@@ -217,7 +223,12 @@ def write_run(path: Path, task: Task, recipe: dict[str, Any]) -> None:
         task: the task.
         recipe: every flag of the command that made them.
     """
-    values = {
+    write_json(path, run_values(task, recipe))
+
+
+def run_values(task: Task, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` holds; arguments as for `write_run`."""
+    return {
         "model": task.model,
         "num_classes": task.num_classes,
         "input": dataclasses.asdict(task.input),
@@ -229,7 +240,6 @@ def write_run(path: Path, task: Task, recipe: dict[str, Any]) -> None:
         "versions": versions(),
         "git_commit": git_commit(),
     }
-    write_json(path, values)
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,15 +10,15 @@ import numpy as np
 from paddle import nn
 
 from models import find_pretrained, model_info
-from quant import QAT, VerifyError, save_float_model
-from quant.targets import TARGETS
+from quant import QAT, Verdict, VerifyError, save_float_model
 
 from . import checkpoint, distributed
 from .batch_norm import reestimate
 from .checkpoint import load_network_state, save_weights
 from .config import TrainConfig
 from .evaluation import Evaluation, agreement, evaluate, evaluate_network
-from .inference import file_forward, first_batches, stored_bytes
+from .export import export_onnx
+from .inference import file_forward, first_batches, onnx_forward, stored_bytes
 from .matching import LISTED, load_into
 from .plots import plot_curves
 from .printable import first
@@ -229,6 +230,8 @@ class Job:
             self._export(net, quanter, prefix)
         passed = distributed.sum_over_ranks(np.array([float(summary.verified is True)]))[0] > 0
         summary.sizes_bytes["int8"] = stored_bytes(prefix)
+        if self._writes_onnx:
+            summary.sizes_bytes["onnx"] = os.path.getsize(f"{prefix}.onnx")
         if passed:
             self._evaluate_int8(prefix, qat)
         if distributed.is_main():
@@ -236,34 +239,57 @@ class Job:
             plot_curves(log.path, self.checkpoints.folder / CURVES_FILE)
         log.line(summary.table())
         if passed:
-            log.line(f"done: {prefix}.pdmodel, {prefix}.pdiparams")
+            endings = [".pdmodel", ".pdiparams", *([".onnx"] if self._writes_onnx else [])]
+            log.line(f"done: {', '.join(f'{prefix}{ending}' for ending in endings)}")
             return EXIT_OK
         if distributed.is_main():
             print(
-                f"error: {prefix}.pdmodel is not the network that was trained: it departs from it "
-                "by more than float noise explains (see the figures above)",
+                f"error: what was written to {prefix} is not the network that was trained: it "
+                "departs from it by more than float noise explains (see the figures above)",
                 file=sys.stderr,
             )
         return EXIT_NOT_THE_NETWORK
 
+    @property
+    def _writes_onnx(self) -> bool:
+        return self.cfg.onnx or self.session.task.target.is_for_onnx
+
     def _export(self, net: nn.Layer, quanter: QAT, prefix: Path) -> None:
-        session = self.session
-        receipt = quanter.save_quantized_model(net, str(prefix), session.task.input_spec())
+        task, summary = self.session.task, self.summary
+        receipt = quanter.save_quantized_model(net, str(prefix), task.input_spec())
         self.log.line(str(receipt))
+        verdict = self._verify(net, quanter, str(prefix))
+        summary.verified = verdict.passed
+        summary.verification = verdict.to_dict()
+        if not self._writes_onnx:
+            return
+        path = f"{prefix}.onnx"
+        receipt = export_onnx(quanter, net, path, task, self.progress.flags)
+        self.log.line(f"{path}: {receipt.params_bytes:,} bytes")
+        verdict = self._verify(net, quanter, path)
+        summary.verified = summary.verified and verdict.passed
+        summary.verification_onnx = verdict.to_dict()
+
+    def _verify(self, net: nn.Layer, quanter: QAT, file: str) -> Verdict:
+        session = self.session
         batches = first_batches(session.val_data, self.cfg.verify_images, session.eval_batch_size)
-        verdict = quanter.verify(net, str(prefix), batches)
+        verdict = quanter.verify(net, file, batches)
         self.log.line(str(verdict))
-        self.summary.verified = verdict.passed
-        self.summary.verification = verdict.to_dict()
+        return verdict
 
     def _evaluate_int8(self, prefix: Path, qat: Evaluation) -> None:
-        summary = self.summary
-        engine = TARGETS[self.session.task.quantization.deploy_target].engine
+        summary, target = self.summary, self.session.task.target
+        engine = target.engine
         int8 = self._evaluate_file(prefix, engine)
         summary.int8_engine = engine
         self._report("int8", summary.int8_title(engine), int8)
         summary.agreement_int8_qat = agreement(int8.choices, qat.choices)
-        if engine == "onednn":
+        if self._writes_onnx:
+            file = onnx_forward(Path(f"{prefix}.onnx"))
+            onnx = evaluate(file, self.session.evaluation_batches(), with_loss=False)
+            self._report("int8_onnx", "ONNX file, ONNX Runtime", onnx)
+            summary.agreement_onnx_qat = agreement(onnx.choices, qat.choices)
+        if engine == "onednn" or "onednn" not in target.engines:
             return
         try:
             onednn = self._evaluate_file(prefix, "onednn")

@@ -5,7 +5,7 @@ import zlib  # noqa: F401
 
 from .config import QuantConfig
 from .errors import ConfigError, ExportError, QuantError, VerifyError
-from .export import Receipt, save_float_model
+from .export import Receipt, save_float_model, save_float_onnx
 from .predictor import Predictor
 from .qat import QAT
 from .report import format_report
@@ -23,4 +23,5 @@ __all__ = [
     "VerifyError",
     "format_report",
     "save_float_model",
+    "save_float_onnx",
 ]

@@ -12,12 +12,14 @@ from paddle import nn
 
 from .config import QuantConfig
 from .errors import ConfigError
+from .grid import signed
 from .layers import QuantizedLayer, base_kind, quantized_class
 from .pact import CALIBRATED_L2_DECAY, CALIBRATED_LEARNING_RATE, NOT_SET, Pact
 from .quantizers import (
     AbsMax,
     ActivationQuantizer,
     MovingAverageAbsMax,
+    ObservedQuantizer,
     WeightAbsMax,
     WeightQuantizer,
     make,
@@ -146,11 +148,13 @@ class Converter:
 
     def _activation_quantizer(self) -> ActivationQuantizer:
         config = self.config
-        builtin: nn.Layer
+        builtin: ObservedQuantizer
         if config.activation_quantize_type == "abs_max":
             builtin = AbsMax(config.activation_bits)
         else:
             builtin = MovingAverageAbsMax(config.activation_bits, config.moving_rate)
+        if TARGETS[config.deploy_target].saturates_low:
+            builtin.grid = signed(config.activation_bits)
         pact = None
         if config.activation_preprocess_type == "PACT":
             pact = self._pact(clip_bits=config.activation_bits)

@@ -1,9 +1,9 @@
-"""Saves a network in Paddle's inference format and reads back what was stored."""
+"""Saves a network in Paddle's inference format or as ONNX and reads back what was stored."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,16 @@ from .convert import quantized_layers
 from .errors import ExportError
 from .layout import channels_first
 from .lower import lower
-from .onednn import suit_onednn
+from .offset_unsigned import offset_unsigned
+from .onednn import keep_activations_apart, suit_onednn
+from .to_onnx import (
+    DEFAULT_OPSET,
+    build_model,
+    check_onnx_path,
+    check_operators,
+    read_onnx_tensors,
+    save_onnx,
+)
 from .trace import trace
 
 
@@ -31,9 +40,18 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written, read back from the file. `str()` gives a table."""
+    """What was written, read back from the file. `str()` gives a table.
+
+    Attributes:
+        prefix: path of the files without their endings.
+        weights_file: the file that holds the tensors.
+        tensors: all that it holds.
+        model_bytes: size of the file that holds the graph.
+        params_bytes: size of `weights_file`; an ONNX file is both.
+    """
 
     prefix: str
+    weights_file: str
     tensors: tuple[StoredTensor, ...]
     model_bytes: int
     params_bytes: int
@@ -69,7 +87,7 @@ class Receipt:
         for t in self.tensors:
             by_dtype[t.dtype] = by_dtype.get(t.dtype, 0) + t.bytes
         parts = ", ".join(f"{n:,} bytes {dtype}" for dtype, n in sorted(by_dtype.items()))
-        lines.append(f"{self.prefix}.pdiparams: {self.params_bytes:,} bytes ({parts})")
+        lines.append(f"{self.weights_file}: {self.params_bytes:,} bytes ({parts})")
         lines.append(
             f"quantized weights stored as int8: {len(self.int8_weights)} of {len(self.weights)}"
         )
@@ -89,7 +107,8 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
         OSError: the files cannot be written; none is left half-written.
     """
     prefix = check_prefix(prefix)
-    if not any(True for _ in quantized_layers(net)):
+    target = next((layer.target for _, layer in quantized_layers(net)), None)
+    if target is None:
         raise ExportError("the network holds no quantized layer: call quantize(net) first")
     traced = trace(net, input_spec)
     lowered = lower(traced)
@@ -97,9 +116,71 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
         raise ExportError("no quantized layer takes part in the network's forward")
     channels_first(traced.graph)
     traced.graph.prune()
-    suit_onednn(traced.graph, lowered.unsigned)
+    if "onednn" in target.engines:
+        suit_onednn(traced.graph, lowered.unsigned)
+    else:
+        offset_unsigned(traced.graph, lowered.unsigned)
     paddle_format.save(traced.graph, prefix)
     return _receipt(prefix, set(lowered.weights))
+
+
+def save_quantized_onnx(
+    net: nn.Layer,
+    path: str,
+    input_spec: Sequence[Any] | None,
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> Receipt:
+    """Writes an ONNX file with int8 weights and QuantizeLinear/DequantizeLinear pairs.
+
+    Args:
+        net: a quantized network with activation scales; it stays as it is.
+        path: the file, which ends in .onnx.
+        input_spec: one paddle.static.InputSpec per input.
+        opset: version of the operator set, 13 to 21.
+        metadata: texts to store in the file by name.
+
+    Raises:
+        ExportError: the network cannot be traced, an operator has no ONNX form (all are named,
+            each with its layer), or a layer has no int8 form. Nothing is written then.
+    """
+    check_onnx_path(path, opset)
+    target = next((layer.target for _, layer in quantized_layers(net)), None)
+    if target is None:
+        raise ExportError("the network holds no quantized layer: call quantize(net) first")
+    traced = trace(net, input_spec)
+    check_operators(traced)
+    lowered = lower(traced, linear_as_convolution=False)
+    if not lowered.weights:
+        raise ExportError("no quantized layer takes part in the network's forward")
+    channels_first(traced.graph)
+    traced.graph.prune()
+    model = build_model(
+        traced.graph, lowered.unsigned, target.uint8, target.onnx_bias, opset, metadata or {}
+    )
+    save_onnx(model, path)
+    return _onnx_receipt(path, set(lowered.weights))
+
+
+def save_float_onnx(
+    net: nn.Layer,
+    path: str,
+    input_spec: Sequence[Any] | None,
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Writes a float network as ONNX; returns the bytes of the file.
+
+    Raises: as `save_quantized_onnx`; also for a network that holds quantized layers.
+    """
+    check_onnx_path(path, opset)
+    if any(True for _ in quantized_layers(net)):
+        raise ExportError("the network is quantized: save it with QAT.export_onnx")
+    traced = trace(net, input_spec)
+    check_operators(traced)
+    traced.graph.prune()
+    save_onnx(build_model(traced.graph, [], False, "float32", opset, metadata or {}), path)
+    return os.path.getsize(path)
 
 
 def save_float_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | None) -> int:
@@ -112,6 +193,7 @@ def save_float_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] | Non
         raise ExportError("the network is quantized: save it with save_quantized_model")
     graph = trace(net, input_spec).graph
     graph.prune()
+    keep_activations_apart(graph)
     paddle_format.save(graph, prefix)
     return os.path.getsize(f"{prefix}.pdiparams")
 
@@ -143,12 +225,32 @@ def _receipt(prefix: str, weights: set[str]) -> Receipt:
     )
     receipt = Receipt(
         prefix,
+        f"{prefix}.pdiparams",
         tensors,
         os.path.getsize(f"{prefix}.pdmodel"),
         os.path.getsize(f"{prefix}.pdiparams"),
     )
+    return _with_int8_weights(receipt, weights)
+
+
+def _onnx_receipt(path: str, weights: set[str]) -> Receipt:
+    tensors = tuple(
+        StoredTensor(
+            name,
+            str(value.dtype),
+            tuple(value.shape),
+            value.nbytes,
+            "weight" if name in weights else "other",
+        )
+        for name, value in read_onnx_tensors(path).items()
+    )
+    size = os.path.getsize(path)
+    return _with_int8_weights(Receipt(path, path, tensors, size, size), weights)
+
+
+def _with_int8_weights(receipt: Receipt, weights: set[str]) -> Receipt:
     found = {tensor.name for tensor in receipt.int8_weights}
     if found != weights:
         missing = ", ".join(sorted(weights - found))
-        raise ExportError(f"{prefix}.pdiparams: not stored as int8: {missing}")
+        raise ExportError(f"{receipt.weights_file}: not stored as int8: {missing}")
     return receipt

@@ -329,9 +329,17 @@ def _set_slot(slots: Any, slot: str, names: list[str]) -> None:
 
 def _attr_value(item: Any) -> Any:
     fields = {0: "i", 1: "f", 2: "s", 3: "ints", 4: "floats", 5: "strings", 6: "b", 7: "bools"}
-    fields.update({9: "l", 11: "longs", 15: "float64"})
+    fields.update({9: "l", 11: "longs", 12: "float64s", 15: "float64"})
+    if item.type == 16:
+        return _scalar_value(item.scalar)
+    if item.type == 17:
+        return [_scalar_value(scalar) for scalar in item.scalars]
     field = fields.get(item.type)
     if field is None:
         return None
     value = getattr(item, field)
-    return list(value) if item.type in (3, 4, 5, 7, 11) else value
+    return list(value) if item.type in (3, 4, 5, 7, 11, 12) else value
+
+
+def _scalar_value(scalar: Any) -> Any:
+    return getattr(scalar, {1: "b", 2: "i", 3: "r"}.get(scalar.type, "r"))

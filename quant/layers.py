@@ -14,6 +14,7 @@ from paddle.nn import functional as F
 
 from . import markers
 from .full_precision import in_float32, without_autocast
+from .integer_bias import IntegerBias
 from .quantizers import ActivationQuantizer, WeightQuantizer
 from .targets import Target
 
@@ -26,17 +27,55 @@ class InputRole(Enum):
     GIVEN = "its input comes quantized from the layer that computes it"
 
 
-class QuantizedLayer:
+class TensorQuantizer:
+    """What quantizes one tensor: the input or the output of the layer of the name."""
+
+    _act_quant: ActivationQuantizer
+    quant_name: str
+    tensor_role: str
+
+    def quantized(self, x: Tensor) -> Tensor:
+        """`x` as this quantizer leaves it, in float and in the type of `x`."""
+        if markers.tracing():
+            return markers.mark_tensor(self, x)
+        with without_autocast():
+            return self._quantize(x)
+
+    def _quantize(self, x: Tensor, observe: bool = True) -> Tensor:
+        return in_float32(lambda value: self._act_quant(value, observe), x)
+
+
+class ResultQuantizer(TensorQuantizer, nn.Layer):
+    """Quantizes what a layer's kernel returns, BatchNorm and relu included.
+
+    It is a sublayer of the quantized layer, so its scale is part of the state dict; a hook applies
+    it (placement.py).
+    """
+
+    tensor_role = "output"
+
+    def __init__(self, layer_name: str, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.quant_name = layer_name
+        self._act_quant = quantizer
+
+
+class QuantizedLayer(TensorQuantizer):
     """What both quantized layers share. `_act_quant` and `_weight_quant` are sublayers."""
 
     weight: Tensor
     bias: Tensor | None
-    _act_quant: ActivationQuantizer
     _weight_quant: WeightQuantizer
-    quant_name: str
     target: Target
     input_role: InputRole = InputRole.QUANTIZES
     is_placed: bool = True
+    integer_bias: IntegerBias | None = None
+    tensor_role = "input"
+
+    @property
+    def result_quantizer(self) -> ResultQuantizer | None:
+        """What quantizes this layer's result, where the target needs that."""
+        return self._sub_layers.get("_result_quant")  # type: ignore[attr-defined]
 
     def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input and weight as the integer kernel will see them, in float.
@@ -46,22 +85,20 @@ class QuantizedLayer:
         """
         if markers.tracing():
             if self.input_role is not InputRole.GIVEN:
-                x = markers.mark_input(self, x)
+                x = markers.mark_tensor(self, x)
             return x, markers.mark_weight(self)
         with without_autocast():
             if self.input_role is not InputRole.GIVEN:
                 x = self._quantize(x, observe=self.input_role is InputRole.QUANTIZES)
             return x, in_float32(self._weight_quant, self.weight)
 
-    def quantized_input(self, x: Tensor) -> Tensor:
-        """`x` as this layer's input quantizer leaves it, wherever that is applied."""
-        if markers.tracing():
-            return markers.mark_input(self, x)
-        with without_autocast():
-            return self._quantize(x)
-
-    def _quantize(self, x: Tensor, observe: bool = True) -> Tensor:
-        return in_float32(lambda value: self._act_quant(value, observe), x)
+    def bias_with(self, weight: Tensor) -> Tensor | None:
+        """The bias that goes with a fake-quantized weight, rounded where the kernel rounds it."""
+        if self.integer_bias is None or self.training or markers.tracing():  # type: ignore[attr-defined]
+            return self.bias
+        if not getattr(self._weight_quant.quantizer, "fake_quant_enabled", True):
+            return self.bias
+        return self.integer_bias.rounded(self, weight)
 
 
 class QuantizedConv2D(QuantizedLayer, nn.Conv2D):
@@ -86,7 +123,7 @@ class QuantizedConv2D(QuantizedLayer, nn.Conv2D):
         return F.conv2d(
             x,
             weight,
-            bias=self.bias,
+            bias=self.bias_with(weight),
             stride=self._stride,
             padding=padding,
             dilation=self._dilation,
@@ -103,7 +140,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Input and output as in the float layer, whose parameter has this name."""
         x, weight = self.quantized_operands(input)
-        return F.linear(x, weight, self.bias)
+        return F.linear(x, weight, self.bias_with(weight))
 
 
 _BY_BASE: dict[type, type] = {nn.Conv2D: QuantizedConv2D, nn.Linear: QuantizedLinear}

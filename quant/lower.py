@@ -3,7 +3,8 @@
     x -> quantize_linear -> dequantize_linear -> conv2d -> elementwise_add(bias) -> ...
     int8 weight constant -> dequantize_linear ----^
 
-BatchNorm is folded (see fold.py), and a Linear becomes a 1x1 convolution (linear_as_conv.py).
+BatchNorm is folded (see fold.py), and for a Paddle file a Linear becomes a 1x1 convolution
+(linear_as_conv.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .errors import ExportError, QuantError
 from .fold import Tail, channel_axis, find_tail, fold
 from .graph import CONVOLUTIONS, Graph, Op, new_op
 from .grid import Grid, signed, symmetric, unsigned
+from .integer_bias import round_bias
 from .linear_as_conv import as_convolution, has_rows
 from .trace import Traced
 
@@ -38,8 +40,12 @@ class Lowered:
     unsigned: list[Op] = field(default_factory=list)
 
 
-def lower(traced: Traced) -> Lowered:
+def lower(traced: Traced, linear_as_convolution: bool = True) -> Lowered:
     """Rewrites the traced graph in place.
+
+    Args:
+        traced: the network.
+        linear_as_convolution: False leaves a Linear the product of matrices that it is.
 
     Raises:
         ExportError: a layer has no activation scale yet, more than 8 bits, or a quantizer of the
@@ -51,10 +57,11 @@ def lower(traced: Traced) -> Lowered:
         found = [name for name in op.all_inputs() if name in traced.weights]
         if found:
             layer = traced.weights[found[0]]
-            lowered.weights.append(_lower_op(graph, op, found[0], layer, stored))
+            weight = _lower_op(graph, op, found[0], layer, stored, linear_as_convolution)
+            lowered.weights.append(weight)
     quantized: dict[tuple[str, float, Grid], str] = {}
-    for mark, layer in traced.inputs.items():
-        quantize = _quantize_input(graph, mark, layer, quantized)
+    for mark, layer in traced.quantizers.items():
+        quantize = _quantize_tensor(graph, mark, layer, quantized)
         if quantize is not None and layer._act_quant.grid.is_unsigned:
             lowered.unsigned.append(quantize)
     graph.prune()
@@ -62,7 +69,12 @@ def lower(traced: Traced) -> Lowered:
 
 
 def _lower_op(
-    graph: Graph, op: Op, mark: str, layer: Any, stored: dict[bytes, tuple[str, str]]
+    graph: Graph,
+    op: Op,
+    mark: str,
+    layer: Any,
+    stored: dict[bytes, tuple[str, str]],
+    linear_as_convolution: bool,
 ) -> str:
     is_conv = op.type in CONVOLUTIONS
     if not is_conv and op.type != "matmul_v2":
@@ -79,13 +91,15 @@ def _lower_op(
     shape = [1] * codes.ndim
     shape[axis] = channels
     scale = (scale.astype(np.float64) * np.abs(gain)).astype(np.float32)
+    if layer.integer_bias is not None:
+        bias = round_bias(bias, _product_steps(layer, scale))
     sign = np.where(scale > 0, np.where(gain < 0, -1, 1), 0)
     codes = (codes * sign.reshape(shape)).astype(np.int8)
 
-    if not is_conv and has_rows(graph, op.input("X")):
+    if not is_conv and linear_as_convolution and has_rows(graph, op.input("X")):
         op, product = as_convolution(graph, op, tail, codes.shape[0])
         codes, axis = np.ascontiguousarray(codes.T)[:, :, None, None], 0
-    elif not is_conv:
+    elif not is_conv and linear_as_convolution:
         # Stored transposed, so that oneDNN's passes leave it to a float kernel instead of taking
         # its scales along the wrong axis (see linear_as_conv.py).
         codes, axis = np.ascontiguousarray(codes.T), 0
@@ -125,6 +139,12 @@ def _codes(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     if not (np.isfinite(scale).all() and np.isfinite(layer.weight.numpy()).all()):
         raise ExportError(f"layer {name}: its weight holds NaN or Inf")
     return codes, (scale * (_INT8_MAX / symmetric(bits).high)).astype(np.float32)
+
+
+def _product_steps(layer: Any, scale: np.ndarray) -> np.ndarray:
+    """Step of the accumulator of each output channel, float64."""
+    quantizer = layer._act_quant
+    return quantizer.scale_numpy()[0] / np.float64(quantizer.grid.high) * (scale / np.float64(127))
 
 
 def _place_weight(
@@ -175,10 +195,10 @@ def _place_bias(
         graph.remove(old)
 
 
-def _quantize_input(
+def _quantize_tensor(
     graph: Graph, mark: str, layer: Any, quantized: dict[tuple[str, float, Grid], str]
 ) -> Op | None:
-    """Replaces the assign that marks a layer's input by quantize_linear and dequantize_linear.
+    """Replaces the assign that marks a quantized tensor by quantize_linear and dequantize_linear.
 
     Layers that read the same tensor with the same scale share the pair; `quantized` remembers it.
     Returns the new quantize_linear, if there is one.
@@ -226,7 +246,9 @@ def _quantize_input(
     # Of an unsigned grid of 8 bits the scale is stored as it is: oneDNN makes 255 steps of it
     # where it knows that the tensor is not negative, which onednn.py sees to.
     r = _INT8_MAX if grid.is_unsigned else grid.high
-    stored = graph.add_constant(f"{name}.input.scale", (scale * (_INT8_MAX / r)).astype(np.float32))
+    stored = graph.add_constant(
+        f"{name}.{layer.tensor_role}.scale", (scale * (_INT8_MAX / r)).astype(np.float32)
+    )
     zero = _zero_point(graph)
     codes = graph.add_like(f"{mark}.codes", x)
     common = {"quant_axis": -1, "bit_length": 8, "round_type": _TIES_TO_EVEN}

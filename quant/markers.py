@@ -1,7 +1,8 @@
 """While a network is traced, quantized layers leave marks instead of fake quantizing.
 
-A mark is an operator that changes nothing (`assign`), on the input and on the weight of each
-quantized layer. The export puts the quantizers there:
+A mark is an operator that changes nothing (`assign`), on each tensor that is quantized (a layer's
+input, for some targets its output) and on the weight of each quantized layer. The export puts the
+quantizers there:
 
     x       -> quantize_linear(activation scale) -> dequantize_linear -> conv2d / matmul
     codes   -> dequantize_linear(weight scales)  -> its weight
@@ -21,8 +22,8 @@ from paddle import Tensor
 class Emitter(Protocol):
     """Leaves the marks of one trace."""
 
-    def mark_input(self, layer: Any, x: Tensor) -> Tensor:
-        """`x`, marked as what the input quantizer of `layer` quantizes."""
+    def mark_tensor(self, quantizer: Any, x: Tensor) -> Tensor:
+        """`x`, marked as what `quantizer` quantizes: a layer (its input) or a result quantizer."""
 
     def mark_weight(self, layer: Any) -> Tensor:
         """The weight of `layer`, marked."""
@@ -49,10 +50,10 @@ def emitting(emitter: Emitter) -> Iterator[None]:
         _Trace.emitter = None
 
 
-def mark_input(layer: Any, x: Tensor) -> Tensor:
-    """`x`, marked in the running trace as what the input quantizer of `layer` quantizes."""
+def mark_tensor(quantizer: Any, x: Tensor) -> Tensor:
+    """`x`, marked in the running trace as what `quantizer` quantizes."""
     assert _Trace.emitter is not None
-    return _Trace.emitter.mark_input(layer, x)
+    return _Trace.emitter.mark_tensor(quantizer, x)
 
 
 def mark_weight(layer: Any) -> Tensor:

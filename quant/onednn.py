@@ -21,6 +21,9 @@ A quantizer whose grid is unsigned (see placement.py) has these 255 steps in the
 so there a plain relu does; what the passes do not know to be unsigned is told, or made so by a relu
 that changes nothing.
 
+A kernel that has fused one activation and then fuses a second forgets the first, so two in a row
+that would be fused in turn are kept apart by an assign.
+
 A convolution that fuses a residual sum runs in float unless all three tensors have a scale, so
 the sum is kept apart by an identity (leaky_relu of slope 1), which oneDNN fuses at no cost.
 """
@@ -46,6 +49,22 @@ _HANDED_ON = {
     "transpose2",
     "unsqueeze2",
 }
+# Activations that the passes fuse into what comes before, in the order of their turns.
+_FUSED_ACTIVATIONS = (
+    "abs",
+    "clip",
+    "gelu",
+    "hard_sigmoid",
+    "hard_swish",
+    "leaky_relu",
+    "mish",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "sqrt",
+    "swish",
+    "tanh",
+)
 _SIX = 6.0  # where relu6 saturates
 _U8_STEPS, _S8_STEPS = 255.0, 127.0
 
@@ -68,6 +87,7 @@ def suit_onednn(graph: Graph, unsigned: list[Op]) -> None:
     for op in list(graph.ops()):
         if op.type == "elementwise_add":
             _keep_sum_apart(graph, op)
+    keep_activations_apart(graph)
 
 
 def is_concatenated(graph: Graph, name: str) -> bool:
@@ -261,6 +281,26 @@ def _say_scale(graph: Graph, x: str, quantize: Op, scale: str | None = None) -> 
         bit_length=8,
         round_type=0,
     )
+
+
+def keep_activations_apart(graph: Graph) -> None:
+    """Puts an assign between two activations that the passes would fuse into one kernel.
+
+    The second, fused in a later turn, would take the place of the first. That is so in float too.
+    """
+    for op in list(graph.ops()):
+        if op.type not in _FUSED_ACTIVATIONS:
+            continue
+        x = op.input("X")
+        producer = graph.producer(x)
+        if producer is None or not graph.is_private(x):
+            continue
+        if producer.type not in _FUSED_ACTIVATIONS[: _FUSED_ACTIVATIONS.index(op.type)]:
+            continue
+        apart = graph.add_like(f"{x}.apart", x)
+        assign = new_op("assign", {"X": [x]}, {"Out": [apart]})
+        graph.insert(graph.block_of(op), op, assign)
+        op.set_input("X", [apart])
 
 
 def _keep_sum_apart(graph: Graph, add: Op) -> None:

@@ -18,7 +18,7 @@ anything else it stays in float, in the simulation and in the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,32 @@ from . import markers
 from .bounds import lower_bound
 from .convert import quantized_layers
 from .errors import QuantError
+from .fold import find_tail
+from .freeze import is_batch_norm
 from .graph import CONVOLUTIONS, Graph, Op
 from .grid import signed, unsigned
-from .layers import InputRole
+from .integer_bias import IntegerBias
+from .layers import InputRole, ResultQuantizer, TensorQuantizer
 from .onednn import is_concatenated
+from .quantizers import ActivationQuantizer, ScaleGroup
 from .targets import Target
 from .trace import LayerCall, Traced, trace
 
 _RELUS = ("relu", "relu6")
+# What gives only values of its input, or zero.
+_KEEPS_GRID = (
+    "flatten_contiguous_range",
+    "pool2d",
+    "relu",
+    "reshape2",
+    "slice",
+    "split",
+    "squeeze2",
+    "transpose2",
+    "unsqueeze2",
+)
+# What an engine computes from integers to integers, if its inputs are integers.
+_ON_INTEGERS = ("elementwise_add", "elementwise_mul", "concat", "pool2d")
 # A hook belongs on the layer that computes, not on one that only calls its members.
 _CONTAINERS = (nn.Sequential, nn.LayerList)
 
@@ -79,13 +97,13 @@ def _spec(x: Tensor) -> paddle.static.InputSpec:
 
 
 class _QuantizeOutput:
-    """A hook that quantizes what a layer returns, with the input quantizer of a later layer."""
+    """A hook that quantizes what a layer returns."""
 
-    def __init__(self, reader: Any) -> None:
-        self.reader = reader
+    def __init__(self, quantizer: TensorQuantizer) -> None:
+        self.quantizer = quantizer
 
     def __call__(self, layer: nn.Layer, inputs: Any, output: Tensor) -> Tensor:
-        return self.reader.quantized_input(output)
+        return self.quantizer.quantized(output)
 
 
 @dataclass
@@ -115,7 +133,8 @@ class _Placement:
         self.marks: dict[str, list[Any]] = {}  # by tensor: the layers that quantize it
         self.tensors: dict[int, list[str]] = {}  # by layer: the tensors that it quantizes
         self.calls = Counter(id(call.layer) for call in traced.calls)
-        for mark, layer in traced.inputs.items():
+        self.at_source: dict[str, ActivationQuantizer] = {}  # by tensor quantized where computed
+        for mark, layer in traced.quantizers.items():
             assign = self.graph.producer(mark)
             if assign is not None:
                 self.marks.setdefault(assign.input("X"), []).append(layer)
@@ -124,19 +143,34 @@ class _Placement:
     def apply(self) -> None:
         """Sets grids, shared quantizers and hooks."""
         sources = {total.residual: self._source(total.residual) for total in self._sums()}
+        if self.target.needs_integer_results:
+            sources.update(self._joints())
+            for tensor, layer, source in list(self._results(sources)):
+                self._quantize_result(tensor, layer, source)
+            for op in self.graph.blocks[0]:
+                self._round_bias(op)
         for tensor, layers in self.marks.items():
             for layer in layers:
                 quantizer = layer._act_quant
-                if self.target.saturates_low and quantizer.is_builtin():
-                    all_unsigned = all(map(self._is_unsigned, self.tensors[id(layer)]))
-                    grid = unsigned if all_unsigned and self.target.unsigned else signed
-                    quantizer.quantizer.grid = grid(quantizer.bits)
+                self._choose_grid(quantizer, self.tensors[id(layer)])
             source = sources.get(tensor)
             if source is not None or self._may_share(tensor):
                 _share(layers, source)
+            if source is not None:
+                self.at_source[tensor] = layers[0]._act_quant
+        for tensor, layers in self.marks.items():
+            if tensor not in sources and self._may_share(tensor):
+                self._join_grids(tensor, layers)
+
+    def _choose_grid(self, quantizer: ActivationQuantizer, tensors: Iterable[str]) -> None:
+        if self.target.unsigned and quantizer.is_builtin():
+            if all(map(self._is_unsigned, tensors)):
+                quantizer.quantizer.grid = unsigned(quantizer.bits)
 
     def _is_unsigned(self, tensor: str) -> bool:
-        return lower_bound(self.graph, tensor) >= 0 and not is_concatenated(self.graph, tensor)
+        if lower_bound(self.graph, tensor) < 0:
+            return False
+        return not (self.target.signed_concat and is_concatenated(self.graph, tensor))
 
     def _may_share(self, tensor: str) -> bool:
         """True where each layer that quantizes the tensor quantizes no other, and always runs."""
@@ -215,12 +249,141 @@ class _Placement:
             return False
         fused = [total.op for total in sums if total.residual == tensor]
         readers = self.graph.consumers(tensor)
-        return all(
-            op.output("Out") in self.traced.inputs
-            if op.type == "assign"
-            else any(op is total for total in fused)
-            for op in readers
-        )
+        return all(self._is_mark(op) or any(op is total for total in fused) for op in readers)
+
+    # --- kernels that return integers --------------------------------------------------------
+
+    def _joints(self) -> dict[str, Any]:
+        """Tensors that a convolution and an operator on integers read, with what returns them.
+
+        They are quantized where they are computed, so that all readers get the same integers.
+        """
+        found: dict[str, Any] = {}
+        for tensor in self.marks:
+            others = [op for op in self.graph.consumers(tensor) if not self._is_mark(op)]
+            if not others or not all(op.type in _ON_INTEGERS for op in others):
+                continue
+            if tensor in self.graph.outputs or not self._may_share(tensor):
+                continue
+            if not any(isinstance(layer, nn.Conv2D) for layer in self.marks[tensor]):
+                continue
+            source = self._source(tensor)
+            if source is not None:
+                found[tensor] = source
+        return found
+
+    def _results(self, sources: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+        """Results of quantized convolutions that no quantizer reads.
+
+        What only leads to the network's outputs are logits, which stay in float.
+
+        Yields the tensor, the layer of the convolution, and the layer that returns the tensor.
+        """
+        for op in self.graph.blocks[0]:
+            if op.type not in CONVOLUTIONS or op.input("Filter") not in self.traced.weights:
+                continue
+            layer = self.traced.weights[op.input("Filter")]
+            steps = self._kernel_results(op)
+            last = steps[-1]
+            is_integer = last in sources or (
+                self._may_share(last) and all(map(self._is_mark, self.graph.consumers(last)))
+            )
+            if is_integer or self.calls[id(layer)] != 1 or not self._leads_to_quantizer(last):
+                continue
+            for tensor in reversed(steps):
+                source = self._source(tensor)
+                if source is not None:
+                    yield tensor, layer, source
+                    break
+
+    def _leads_to_quantizer(self, tensor: str) -> bool:
+        """True where a quantized layer comes after the tensor."""
+        seen, open_names = {tensor}, [tensor]
+        while open_names:
+            for op in self.graph.consumers(open_names.pop()):
+                if self._is_mark(op):
+                    return True
+                new = [name for name in op.all_outputs() if name not in seen]
+                seen.update(new)
+                open_names += new
+        return False
+
+    def _kernel_results(self, op: Op) -> list[str]:
+        """What a convolution returns, and what it would with bias, BatchNorm and relu inside."""
+        steps = [op.output("Output")]
+        while self.graph.is_private(steps[-1]):
+            reader = self.graph.consumers(steps[-1])[0]
+            if reader.type == "batch_norm":
+                steps.append(reader.output("Y"))
+            elif reader.type in _RELUS or self._adds_constant(reader):
+                steps.append(reader.output("Out"))
+            else:
+                break
+        return steps
+
+    def _quantize_result(self, tensor: str, layer: Any, source: Any) -> None:
+        quantizer = layer._act_quant.fresh()
+        self._choose_grid(quantizer, [tensor])
+        layer._result_quant = ResultQuantizer(layer.quant_name, quantizer)
+        layer._result_quant.train() if layer.training else layer._result_quant.eval()
+        source.register_forward_post_hook(_QuantizeOutput(layer._result_quant))
+        self.at_source[tensor] = quantizer
+
+    def _join_grids(self, tensor: str, layers: list[Any]) -> None:
+        """Puts all parts of a concat on one grid, so that it passes their integers through."""
+        parts = self._parts(tensor)
+        if parts is None or len(parts) < 2 or not all(part.is_builtin() for part in parts):
+            return
+        observers = [part.quantizer for part in parts]
+        for other in [
+            other for observer in observers if observer.group for other in observer.group.members
+        ]:
+            observers += [] if any(other is observer for observer in observers) else [other]
+        group = ScaleGroup(observers)
+        same = unsigned if all(observer.grid.is_unsigned for observer in observers) else signed
+        for observer in observers:
+            observer.group, observer.grid = group, same(observer.bits)
+        for layer in layers:
+            layer._act_quant = parts[0]
+            layer.input_role = InputRole.FOLLOWS
+
+    def _parts(self, tensor: str) -> list[ActivationQuantizer] | None:
+        """The quantizers of what a tensor is put together from; None where a part has none."""
+        if tensor in self.at_source:
+            return [self.at_source[tensor]]
+        op = self.graph.producer(tensor)
+        if op is None:
+            return None
+        if op.type == "concat":
+            found = [self._parts(name) for name in op.inputs("X")]
+            if any(part is None for part in found):
+                return None
+            flat = [item for part in found if part is not None for item in part]
+            return [part for i, part in enumerate(flat) if not any(part is x for x in flat[:i])]
+        if op.type not in _KEEPS_GRID or (op.type == "pool2d" and op.attr("pooling_type") != "max"):
+            return None
+        return self._parts(op.input("Input" if op.inputs("Input") else "X"))
+
+    def _round_bias(self, op: Op) -> None:
+        """Lets the layer of a product round its bias as the kernel does."""
+        is_conv = op.type in CONVOLUTIONS
+        weight = op.inputs("Filter" if is_conv else "Y")
+        layer = self.traced.weights.get(weight[0]) if weight else None
+        if layer is None or self.calls[id(layer)] != 1:
+            return
+        product = op.output("Output" if is_conv else "Out")
+        channels = layer.weight.shape[layer.weight_channel_axis]
+        norm = find_tail(self.graph, op, product, channels).batch_norm
+        if norm is None:
+            layer.integer_bias = IntegerBias(None)
+            return
+        result = norm.output("Y")
+        owners = [call.layer for call in self.traced.calls if call.output == result]
+        if owners and is_batch_norm(owners[0]):
+            layer.integer_bias = IntegerBias(owners[0])
+
+    def _is_mark(self, op: Op) -> bool:
+        return op.type == "assign" and op.output("Out") in self.traced.quantizers
 
     def _source(self, tensor: str) -> Any | None:
         """The layer that returns `tensor` before anything reads it, called once per forward."""

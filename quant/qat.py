@@ -12,10 +12,11 @@ from .calibration import calibrate
 from .config import QuantConfig
 from .convert import Converter, quantized_layers
 from .errors import QuantError
-from .export import Receipt, save_quantized_model
+from .export import Receipt, save_quantized_model, save_quantized_onnx
 from .freeze import freeze
 from .placement import PlaceOnFirstCall, place
 from .report import report
+from .to_onnx import DEFAULT_OPSET
 from .verify import Verdict, verify
 
 
@@ -113,12 +114,39 @@ class QAT:
         place(self._quantized(net), input_spec)
         return save_quantized_model(net, path, input_spec)
 
-    def verify(self, net: nn.Layer, path: str, batches: Iterable[Any]) -> Verdict:
-        """Runs the exported file on plain CPU and on oneDNN int8, and compares with `net`.
+    def export_onnx(
+        self,
+        net: nn.Layer,
+        path: str,
+        input_spec: Sequence[Any] | None = None,
+        opset: int = DEFAULT_OPSET,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Writes a QDQ ONNX file with int8 weights and folded BatchNorm.
 
-        `passed` of the result says whether both are the network; `str()` gives the table.
+        Activations are uint8 for `deploy_target` 'onnxruntime' (and 'onednn'), int8 with zero point
+        0 for 'generic' and 'tensorrt'. Returns the receipt; see `quant.export`.
+
+        Raises:
+            ExportError: as `save_quantized_model`; also where an operator has no ONNX form.
         """
-        return verify(self._quantized(net), path, batches)
+        place(self._quantized(net), input_spec)
+        return save_quantized_onnx(net, path, input_spec, opset, metadata)
+
+    def verify(
+        self,
+        net: nn.Layer,
+        path: str,
+        batches: Iterable[Any],
+        engines: Sequence[str] | None = None,
+    ) -> Verdict:
+        """Runs the exported file on several engines and compares with `net`; see `quant.verify`.
+
+        A Paddle file (PATH.pdmodel) runs on plain CPU and on oneDNN int8, an ONNX file (PATH ends
+        in .onnx) as it is stored and as ONNX Runtime optimizes it. `passed` of the result says
+        whether the file is the network; `str()` gives the table.
+        """
+        return verify(self._quantized(net), path, batches, engines)
 
     def _quantized(self, net: nn.Layer) -> nn.Layer:
         if not isinstance(net, nn.Layer) or not any(True for _ in quantized_layers(net)):

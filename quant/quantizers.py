@@ -11,6 +11,7 @@ observe the float network and a frozen network can stop observing:
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -25,10 +26,31 @@ from .grid import Grid, symmetric
 from .pact import Pact
 
 
+class ScaleGroup:
+    """Quantizers of tensors that one integer tensor is put together from, as a concat is.
+
+    Each observes its own tensor; all quantize with the largest of their scales.
+    """
+
+    def __init__(self, members: list[ObservedQuantizer]) -> None:
+        self.members = members
+
+    def scale(self, own: Tensor) -> Tensor:
+        """The largest of `own` and of all scales."""
+        for member in self.members:
+            own = paddle.maximum(own, member.scale)
+        return own
+
+    def scale_numpy(self) -> np.ndarray:
+        """The largest scale, float32 of shape [1]."""
+        return np.max([_vector(member.scale) for member in self.members], axis=0)
+
+
 class ObservedQuantizer(nn.Layer):
     """A quantizer whose scale is one number, kept in a buffer of shape [1]."""
 
     scale: Tensor
+    group: ScaleGroup | None = None
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -72,6 +94,8 @@ class ObservedQuantizer(nn.Layer):
         if not self._warned:
             self._warn_if_empty()
         scale = self._scale_for(observed)
+        if self.group is not None:
+            scale = self.group.scale(scale)
         return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.grid)
 
     def _warn_if_empty(self) -> None:
@@ -98,7 +122,7 @@ class ObservedQuantizer(nn.Layer):
 
     def scale_numpy(self) -> np.ndarray:
         """The scale as float32 of shape [1]."""
-        return np.asarray(self.scale.numpy(), dtype=np.float32).reshape([1])
+        return _vector(self.scale) if self.group is None else self.group.scale_numpy()
 
 
 class MovingAverageAbsMax(ObservedQuantizer):
@@ -202,6 +226,14 @@ class ActivationQuantizer(nn.Layer):
         if isinstance(quantizer, ObservedQuantizer):
             return quantizer(x, self._upper_bound(), observe)
         return quantizer(x)
+
+    def fresh(self) -> ActivationQuantizer:
+        """Another one, for another tensor: the same quantizer without a scale, and no PACT."""
+        if not isinstance(self.quantizer, ObservedQuantizer):
+            return ActivationQuantizer(type(self.quantizer)())  # type: ignore[call-arg]
+        quantizer = copy.deepcopy(self.quantizer)
+        quantizer.reset()
+        return ActivationQuantizer(quantizer)
 
     def _upper_bound(self) -> Tensor | None:
         return self.preprocess.bound() if isinstance(self.preprocess, Pact) else None
@@ -375,6 +407,10 @@ def _own_scale(quantizer: nn.Layer) -> np.ndarray | None:
         return None
     values = scale.numpy() if hasattr(scale, "numpy") else scale
     return np.asarray(values, dtype=np.float32).reshape([-1])
+
+
+def _vector(scale: Tensor) -> np.ndarray:
+    return np.asarray(scale.numpy(), dtype=np.float32).reshape([1])
 
 
 def make(factory: Any, default: Any) -> Any:

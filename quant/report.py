@@ -44,8 +44,9 @@ def report(net: nn.Layer, batches: Iterable[Any]) -> list[dict[str, Any]]:
         Dictionaries with `name`, `type`, `weight_bits`, `activation_bits`, `weight_scale` (list of
         floats, one or one per output channel), `activation_scale` (float), `activation_codes`
         (first and last code), `activation_shared_with` (name of the layer whose input quantizer
-        this one uses, or None), and in dB
-        `weight_sqnr`, `input_sqnr`, `output_sqnr` (inf: no error; nan: the layer did not run).
+        this one uses, or None), `result_scale` and `result_codes` (of what the layer's kernel
+        returns; None where the target leaves that in float), and in dB `weight_sqnr`,
+        `input_sqnr`, `output_sqnr` (inf: no error; nan: the layer did not run).
 
     Raises:
         QuantError: there is no batch.
@@ -92,7 +93,7 @@ def _compare(layer: Any, inputs: _Powers, outputs: _Powers) -> Any:
                 )
             x = args[0]
             with fake_quant_off(layer, off=False):
-                quantized = layer.quantized_input(x)
+                quantized = layer.quantized(x)
                 inputs.add(x, quantized)
                 # A value of the grid is quantized to itself, so doing it twice changes nothing.
                 outputs.add(output, layer.forward(quantized))
@@ -108,6 +109,7 @@ def _row(name: str, layer: Any, inputs: _Powers, outputs: _Powers) -> dict[str, 
     _, scales = layer._weight_quant.codes_and_scales(layer.weight)
     if layer._weight_quant.is_per_tensor():
         scales = scales[:1]
+    result = None if layer.result_quantizer is None else layer.result_quantizer._act_quant
     ran = inputs.signal + inputs.noise + outputs.signal + outputs.noise > 0
     return {
         "name": name,
@@ -117,6 +119,8 @@ def _row(name: str, layer: Any, inputs: _Powers, outputs: _Powers) -> dict[str, 
         "weight_scale": [float(s) for s in scales],
         "activation_codes": [layer._act_quant.grid.low, layer._act_quant.grid.high],
         "activation_scale": float(layer._act_quant.scale_numpy()[0]),
+        "result_codes": None if result is None else [result.grid.low, result.grid.high],
+        "result_scale": None if result is None else float(result.scale_numpy()[0]),
         "weight_sqnr": weight.decibels(),
         "input_sqnr": inputs.decibels() if ran else math.nan,
         "output_sqnr": outputs.decibels() if ran else math.nan,

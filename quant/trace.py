@@ -22,36 +22,54 @@ from .modes import evaluating
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a layer: what it returned, where that is one tensor, and when it was over."""
+    """One call of a layer: what it returned, where that is one tensor, and what ran meanwhile.
+
+    The operators of the call are those of the main block from `ops_before` up to `ops_before_end`.
+    """
 
     layer: Any
+    name: str
     output: str | None
+    ops_before: int
     ops_before_end: int
 
 
 @dataclass
 class Traced:
-    """A graph, and for which quantized layer a tensor of it is the input or the weight.
+    """A graph, and what its marks stand for.
 
-    `calls` holds every call of a layer, in the order in which they ended.
+    Attributes:
+        graph: the network.
+        quantizers: by mark of a quantized tensor, what quantizes it (`layers.TensorQuantizer`): a
+            layer for its input, or its result quantizer.
+        weights: by mark of a weight, its layer.
+        calls: every call of a layer, in the order in which they ended.
     """
 
     graph: Graph
-    inputs: dict[str, Any] = field(default_factory=dict)
+    quantizers: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
     calls: list[LayerCall] = field(default_factory=list)
 
+    def layer_at(self, index: int) -> str:
+        """Name of the innermost layer that called an operator of the main block, as traced."""
+        around = [call for call in self.calls if call.ops_before <= index < call.ops_before_end]
+        if not around:
+            return "the network's own forward"
+        inner = min(around, key=lambda call: call.ops_before_end - call.ops_before)
+        return inner.name or f"{type(inner.layer).__name__}.forward"
+
 
 class _Marks:
-    """Marks inputs and weights with `assign`, and remembers which layer each belongs to."""
+    """Marks tensors and weights with `assign`, and remembers what quantizes each."""
 
     def __init__(self) -> None:
-        self.inputs: dict[str, Any] = {}
+        self.quantizers: dict[str, Any] = {}
         self.weights: dict[str, Any] = {}
 
-    def mark_input(self, layer: Any, x: Tensor) -> Tensor:
+    def mark_tensor(self, quantizer: Any, x: Tensor) -> Tensor:
         marked = paddle.assign(x)
-        self.inputs[marked.name] = layer
+        self.quantizers[marked.name] = quantizer
         return marked
 
     def mark_weight(self, layer: Any) -> Tensor:
@@ -103,6 +121,7 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
             ) from error
         program = pb.ProgramDesc()
         program.ParseFromString(concrete.main_program.desc.serialize_to_string())
+        _for_evaluation(program)
         inputs = _names(concrete.inputs[1:] if _is_layer(concrete.inputs[0]) else concrete.inputs)
         outputs = _names(concrete.outputs)
     with evaluating(net), paddle.no_grad():
@@ -110,7 +129,19 @@ def trace(net: nn.Layer, input_spec: Sequence[Any] | None) -> Traced:
     graph = Graph(program, _constants(net, program), inputs, outputs)
     if not outputs:
         raise ExportError(f"{type(net).__name__} returns no tensor")
-    return Traced(graph, marks.inputs, marks.weights, calls)
+    return Traced(graph, marks.quantizers, marks.weights, calls)
+
+
+def _for_evaluation(program: Any) -> None:
+    """Says of every operator that it runs in evaluation, as all inference engines take it.
+
+    `paddle.nn.BatchNorm` leaves that to whoever saves the program.
+    """
+    for block in program.blocks:
+        for op in block.ops:
+            for item in op.attrs:
+                if item.name == "is_test":
+                    item.b = True
 
 
 def _refresh_weights(net: nn.Layer) -> None:
@@ -173,12 +204,23 @@ def _tensors_of(layer: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def _calls_recorded(net: nn.Layer, calls: list[LayerCall]) -> Iterator[None]:
-    def hook(layer: Any, _: Any, output: Any) -> None:
-        block = paddle.static.default_main_program().current_block()
-        name = getattr(output, "name", None)
-        calls.append(LayerCall(layer, name, len(block.ops)))
+    begun: list[int] = []
+    names = {id(layer): name for name, layer in named_layers(net)}
 
-    hooks = [layer.register_forward_post_hook(hook) for _, layer in named_layers(net)]
+    def count() -> int:
+        return len(paddle.static.default_main_program().current_block().ops)
+
+    def before(layer: Any, _: Any) -> None:
+        begun.append(count())
+
+    def after(layer: Any, _: Any, output: Any) -> None:
+        result = getattr(output, "name", None)
+        calls.append(LayerCall(layer, names[id(layer)], result, begun.pop(), count()))
+
+    hooks = []
+    for _, layer in named_layers(net):
+        hooks.append(layer.register_forward_pre_hook(before))
+        hooks.append(layer.register_forward_post_hook(after))
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ sign) put on the output of every layer.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,16 +22,30 @@ from .calibration import as_inputs, each
 from .convert import named_layers, quantized_layers
 from .errors import VerifyError
 from .modes import evaluating
+from .onnx_predictor import OnnxPredictor
 from .predictor import ENGINES, Predictor
+from .targets import Target
 
 # What an engine may differ by: the larger of a multiple of the float floor and a share of the
 # range (max - min) of the network's outputs. The share is there since a floor measured on a few
 # inputs is that of the flips that happened: a single other one can exceed it many times over.
-FLOORS = {"paddle": 3.0, "onednn": 3.0}
-SHARE_OF_RANGE = {"paddle": 0.002, "onednn": 0.02}
+FLOORS = 3.0
+SHARE_OF_RANGE = {
+    "paddle": 0.002,
+    "onednn": 0.02,
+    "onnx": 0.002,
+    "onnxruntime": 0.002,
+    "openvino": 0.02,
+}
 # The bound where the network was trained for the engine's own arithmetic.
 SHARE_ON_TARGET = 0.003
-NAMES = {"paddle": "plain CPU", "onednn": "oneDNN int8"}
+NAMES = {
+    "paddle": "plain CPU",
+    "onednn": "oneDNN int8",
+    "onnx": "ONNX as stored",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
 _NOISE_RUNS = 5
 _ULP = 2.0**-23
 
@@ -120,27 +134,32 @@ class Verdict:
                 f"{share:.1%} of the range on {NAMES[name]}" for name, share in self.bounds.items()
             )
             lines.append(
-                f"verified: the file is the network, within {FLOORS['paddle']:g} float floors or "
+                f"verified: the file is the network, within {FLOORS:g} float floors or "
                 f"{bounds}, whichever is larger"
             )
         return "\n".join(lines)
 
 
 def verify(
-    net: nn.Layer, prefix: str, batches: Iterable[Any], engines: tuple[str, ...] = ENGINES
+    net: nn.Layer, prefix: str, batches: Iterable[Any], engines: Sequence[str] | None = None
 ) -> Verdict:
-    """Compares PREFIX.pdmodel with the fake-quant network on `batches`.
+    """Compares an exported file with the fake-quant network on `batches`.
 
     Args:
         net: the network that was exported.
-        prefix: the exported file.
+        prefix: the file: PREFIX of PREFIX.pdmodel, or a path that ends in .onnx.
         batches: inputs as for `calibrate`; a hundred samples or more make a fair test.
-        engines: of 'paddle' (plain CPU) and 'onednn' (oneDNN int8).
+        engines: of a Paddle file 'paddle' (plain CPU) and 'onednn' (oneDNN int8); of an ONNX file
+            'onnx' (the operators as stored), 'onnxruntime' and 'openvino'. None takes all but
+            'openvino'.
 
     Raises:
         VerifyError: there is no batch, or the file is missing.
     """
     prefix = os.fspath(prefix)
+    is_onnx = prefix.endswith(".onnx")
+    if engines is None:
+        engines = ("onnx", "onnxruntime") if is_onnx else ENGINES
     inputs = [[t.numpy() for t in as_inputs(net, batch)] for batch in each(batches)]
     if not inputs:
         raise VerifyError("verify got no batch: at least one is needed")
@@ -157,7 +176,7 @@ def verify(
     }
     for engine in engines:
         try:
-            predictor = Predictor(prefix, engine)
+            predictor = (OnnxPredictor if is_onnx else Predictor)(prefix, engine)
             found = _joined([predictor(batch) for batch in inputs])
         except VerifyError as error:
             if "does not exist" in str(error):
@@ -166,25 +185,25 @@ def verify(
             results[engine] = ()
             continue
         results[engine], lines = _judge(engine, expected, found, span, floor, shares[engine])
-        if engine not in target.engines:
-            notes.append(
-                f"the network was quantized for deploy_target={target.name!r}, whose unsigned "
-                f"integers {NAMES[engine]} does not have; its row is shown, not judged"
-            )
-        elif engine == "onednn" and lines and _narrow_weights(net):
-            notes.append(
-                "oneDNN knows 8-bit weights only and rounds narrower ones once more; "
-                "its row is shown, not judged"
-            )
-        else:
+        reason = _why_not_judged(net, engine, target)
+        if reason is None:
             failures += lines
+        else:
+            notes.append(f"{reason}; its row is shown, not judged")
     count = sum(batch[0].shape[0] if batch[0].ndim else 1 for batch in inputs)
-    judged = {engine: shares[engine] for engine in engines if engine in target.engines}
+    judged = {e: shares[e] for e in engines if _why_not_judged(net, e, target) is None}
     return Verdict(prefix, count, span, floor, results, tuple(failures), tuple(notes), judged)
 
 
-def _narrow_weights(net: nn.Layer) -> bool:
-    return any(layer._weight_quant.code_bits < 8 for _, layer in quantized_layers(net))
+def _why_not_judged(net: nn.Layer, engine: str, target: Target) -> str | None:
+    """Why an engine need not compute what the network computes; None where it has to."""
+    name = NAMES[engine]
+    if engine not in (*target.engines, *target.onnx_engines):
+        return f"{name} computes otherwise than deploy_target={target.name!r} simulates"
+    narrow = any(layer._weight_quant.code_bits < 8 for _, layer in quantized_layers(net))
+    if engine == "onednn" and narrow:
+        return f"{name} knows 8-bit weights only and rounds narrower ones once more"
+    return None
 
 
 def _judge(
@@ -204,7 +223,7 @@ def _judge(
         rows.append(row)
         # Float noise of a few ulp is always allowed, also where the outputs span nothing.
         size = float(np.abs(a).max()) if a.size else 0.0
-        allowed = max(FLOORS[engine] * floor[i].mean_abs, share * span[i], 4 * _ULP * size)
+        allowed = max(FLOORS * floor[i].mean_abs, share * span[i], 4 * _ULP * size)
         if not row.mean_abs <= allowed:
             lines.append(
                 f"{engine}: output {i} differs from the network by {row.mean_abs:.3g} on average, "

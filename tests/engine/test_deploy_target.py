@@ -68,3 +68,19 @@ def test_fewer_activation_bits_than_the_engine_has_end_with_one_line(script, tmp
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "activation_bits=4" in done.stderr and "onednn" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_training_for_a_target_of_onnx_ends_with_an_onnx_file(target, script, tmp_path):
+    done = script(
+        "train.py", *FLAGS, f"--deploy_target={target}", f"--model_save_dir={tmp_path}"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["verified"] is True and summary["verification_onnx"]["passed"] is True
+    assert summary["agreement_int8_qat"] >= 0.99
+    assert summary["agreement_onnx_qat"] >= (0.99 if target == "onnxruntime" else 0.9)
+    file = tmp_path / "inference_model" / "qat_model.onnx"
+    assert summary["sizes_bytes"]["onnx"] == file.stat().st_size
+    assert (summary["int8_onednn"] is None) == (target == "onnxruntime")
+    assert "ONNX file, ONNX Runtime" in done.stdout

@@ -12,7 +12,7 @@ from engine.evaluate import run_evaluation
 from engine.export import run_export
 from engine.files import write_json
 from models import build_model
-from quant import QAT, Predictor, QuantError
+from quant import QAT, Predictor
 
 
 def export_config(checkpoint, output, **flags):
@@ -96,12 +96,29 @@ def test_an_output_that_cannot_be_written_is_told_before_work(output, finished_r
         run_export(export_config(finished_run / "best_model.pdparams", path))
 
 
-def test_onnx_is_refused_in_one_line_as_long_as_it_is_not_there(finished_run, tmp_path):
-    if hasattr(QAT, "export_onnx"):
-        pytest.skip("this version writes ONNX")
-    cfg = export_config(finished_run / "best_model.pdparams", tmp_path / "m", onnx=True)
-    with pytest.raises(QuantError, match="--onnx"):
-        run_export(cfg)
+def test_an_onnx_file_says_itself_what_it_is_and_is_measured_alone(finished_run, tmp_path, capsys):
+    cfg = export_config(finished_run / "best_model.pdparams", tmp_path / "m", onnx=True, opset=13)
+    assert run_export(cfg) == 0
+    out = capsys.readouterr().out
+    assert out.count("verified") == 2 and "ONNX Runtime" in out
+    assert "quantized weights stored as int8: 5 of 5" in out.split("m.onnx: ")[1]
+    moved = tmp_path / "elsewhere" / "model.onnx"
+    moved.parent.mkdir()
+    (tmp_path / "m.onnx").rename(moved)
+    result = tmp_path / "r.json"
+    assert run_evaluation(EvalConfig(path=str(moved), num_workers=0, output=str(result))) == 0
+    found = json.loads(result.read_text())
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert found["backend"] == "onnxruntime" and found["model"] == "lenet"
+    assert found["top1"] == pytest.approx(summary["int8"]["top1"], abs=0.01)
+
+
+def test_a_target_of_onnx_gets_an_onnx_file_without_a_flag(finished_run, tmp_path, capsys):
+    checkpoint = finished_run / "fp32_model.pdparams"
+    cfg = export_config(checkpoint, tmp_path / "m", deploy_target="onnxruntime")
+    assert run_export(cfg) == 0
+    assert f"written: {tmp_path / 'm'}.pdmodel" in capsys.readouterr().out
+    assert (tmp_path / "m.onnx").is_file()
 
 
 def test_the_script_ends_with_code_2_and_one_line_for_a_missing_checkpoint(script, tmp_path):
