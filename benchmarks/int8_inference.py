@@ -12,17 +12,17 @@ Each model gets random weights and calibrated scales (latency depends on neither
     onnxruntime  ONNX Runtime
         float    save_float_onnx
         ours     QAT({"deploy_target": "onnxruntime"}).export_onnx
-        static   onnxruntime.quantization.quantize_static of the float file after its quant_pre_process
-                 (which folds BatchNorm): QDQ, uint8 activations, int8 weights per channel
+        static   onnxruntime.quantization.quantize_static of the float file, BatchNorm folded by
+                 its quant_pre_process: QDQ, uint8 activations, int8 weights per channel
     openvino     OpenVINO, float32 where a file has float operators
         float, ours, static
                  the same files
         nncf     nncf.quantize of the converted model with BatchNorm folded
 
-`again` is the file of `paddle` (of `static` without it) in a second session: how far two equal things
-differ here. All variants of an engine are timed in turn, round after round, each round beginning with
-another one, on one thread; ratios are taken within a round, so that a machine whose speed drifts does
-not favour one of them. What is not installed is left out and named.
+`again` is the file of `paddle` or `static` in a second session: how far two equal things differ here.
+All variants of an engine are timed in turn, round after round, each round beginning with another one,
+on one thread; ratios are taken within a round, so that a machine whose speed drifts does not favour
+one of them. What is not installed is left out and named.
 Writes a JSON (command, versions, commit, all medians), a CSV and a PNG.
 """
 
@@ -242,9 +242,8 @@ def runner(engine: str, file: Path, batch: int) -> Runner:
 def measure(model: str, engine: str, files: Files, batch: int, rounds: int) -> dict[str, Any]:
     """Median latency of each variant, and ratios within rounds."""
     x = inputs_of(model, batch, seed=1)
-    runners = {
-        name: runner(engine, files[name], batch) for name in ENGINES[engine] if name in files
-    }
+    names = [name for name in ENGINES[engine] if name in files]
+    runners = {name: runner(engine, files[name], batch) for name in names}
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(3):
         for run in runners.values():
