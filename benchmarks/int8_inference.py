@@ -19,10 +19,10 @@ Each model gets random weights and calibrated scales (latency depends on neither
                  the same files
         nncf     nncf.quantize of the converted model with BatchNorm folded
 
-`again` is the file of `paddle` or `static` in a second session: how far two equal things differ here.
-All variants of an engine are timed in turn, round after round, each round beginning with another one,
-on one thread; ratios are taken within a round, so that a machine whose speed drifts does not favour
-one of them. What is not installed is left out and named.
+`again` is the file of `paddle` or `static` in a second session: how far two equal things differ
+here. All variants of an engine are timed in turn, round after round, each round beginning with
+another one, on one thread; ratios are taken within a round, so that a machine whose speed drifts
+does not favour one of them. What is not installed is left out and named.
 Writes a JSON (command, versions, commit, all medians), a CSV and a PNG.
 """
 

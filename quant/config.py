@@ -44,9 +44,10 @@ class QuantConfig:
         quantizable_layer_type: which layers are swapped, of 'Conv2D' and 'Linear'.
         skip_quant: names (or patterns as in `fnmatch`) of layers that stay float.
         deploy_target: which engine's arithmetic the simulation follows: 'generic' (each layer's
-            input by itself, on the symmetric grid of 2^b - 1 codes) or 'onednn' (Paddle Inference
+            input by itself, on the symmetric grid of 2^b - 1 codes), 'onednn' (Paddle Inference
             with oneDNN int8: 255 unsigned steps where nothing is negative, residual sums in
-            integers; see placement.py).
+            integers), 'onnxruntime' (and OpenVINO: such steps, integer results and biases) or
+            'tensorrt' (signed integers); see targets.py and placement.py.
 
     Raises:
         ConfigError: a value is not allowed; the message names key, value and what is allowed.
