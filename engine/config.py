@@ -304,8 +304,8 @@ class TrainConfig(CommonConfig):
     skip_quant: list[str] = flag([], "names of layers that stay float", _QUANT)
     deploy_target: str = flag(
         "generic",
-        "whose integer arithmetic is simulated: any engine's, that of Paddle Inference with oneDNN, "
-        "of ONNX Runtime and OpenVINO, or of TensorRT",
+        "whose integer arithmetic is simulated: any engine's, Paddle's with oneDNN, that of "
+        "ONNX Runtime and OpenVINO, or of TensorRT",
         _QUANT,
         choices=DEPLOY_TARGETS,
     )
@@ -522,8 +522,8 @@ class ExportConfig(CommonConfig):
     )
     deploy_target: str | None = flag(
         None,
-        "whose integer arithmetic is simulated: any engine's, that of Paddle Inference with oneDNN, "
-        "of ONNX Runtime and OpenVINO, or of TensorRT",
+        "whose integer arithmetic is simulated: any engine's, Paddle's with oneDNN, that of "
+        "ONNX Runtime and OpenVINO, or of TensorRT",
         _QUANT,
         unset="as trained",
         choices=DEPLOY_TARGETS,

@@ -41,6 +41,20 @@ from .targets import Target
 from .trace import LayerCall, Traced, trace
 
 _RELUS = ("relu", "relu6")
+_ACTIVATIONS = (
+    "elu",
+    "gelu",
+    "hard_sigmoid",
+    "hard_swish",
+    "leaky_relu",
+    "mish",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "swish",
+    "tanh",
+)
 # What gives only values of its input, or zero.
 _KEEPS_GRID = (
     "flatten_contiguous_range",
@@ -133,6 +147,8 @@ class _Placement:
         self.marks: dict[str, list[Any]] = {}  # by tensor: the layers that quantize it
         self.tensors: dict[int, list[str]] = {}  # by layer: the tensors that it quantizes
         self.calls = Counter(id(call.layer) for call in traced.calls)
+        self.layers = list(traced.weights.values())
+        self.names = {id(call.layer): call.name for call in traced.calls}
         self.at_source: dict[str, ActivationQuantizer] = {}  # by tensor quantized where computed
         for mark, layer in traced.quantizers.items():
             assign = self.graph.producer(mark)
@@ -147,6 +163,8 @@ class _Placement:
             sources.update(self._joints())
             for tensor, layer, source in list(self._results(sources)):
                 self._quantize_result(tensor, layer, source)
+            for tensor, source in list(self._activations(sources)):
+                self._quantize_result(tensor, source, source)
             for op in self.graph.blocks[0]:
                 self._round_bias(op)
         for tensor, layers in self.marks.items():
@@ -296,6 +314,24 @@ class _Placement:
                     yield tensor, layer, source
                     break
 
+    def _activations(self, sources: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Activations between integers: of an integer tensor, and read by a pooling or concat.
+
+        Yields the tensor and the layer that returns it.
+        """
+        for op in self.graph.blocks[0]:
+            if op.type not in _ACTIVATIONS or op.input("X") not in {*sources, *self.at_source}:
+                continue
+            tensor = op.output("Out")
+            readers = self.graph.consumers(tensor)
+            on_integers = all(self._is_mark(x) or x.type in _ON_INTEGERS for x in readers)
+            joins = any(x.type in ("pool2d", "concat", "elementwise_add") for x in readers)
+            if not (on_integers and joins) or tensor in {*sources, *self.marks}:
+                continue
+            source = self._source(tensor)
+            if source is not None and self._leads_to_quantizer(tensor):
+                yield tensor, source
+
     def _leads_to_quantizer(self, tensor: str) -> bool:
         """True where a quantized layer comes after the tensor."""
         seen, open_names = {tensor}, [tensor]
@@ -322,9 +358,9 @@ class _Placement:
         return steps
 
     def _quantize_result(self, tensor: str, layer: Any, source: Any) -> None:
-        quantizer = layer._act_quant.fresh()
+        quantizer = self.layers[0]._act_quant.fresh()
         self._choose_grid(quantizer, [tensor])
-        layer._result_quant = ResultQuantizer(layer.quant_name, quantizer)
+        layer._result_quant = ResultQuantizer(self.names[id(layer)], quantizer)
         layer._result_quant.train() if layer.training else layer._result_quant.eval()
         source.register_forward_post_hook(_QuantizeOutput(layer._result_quant))
         self.at_source[tensor] = quantizer

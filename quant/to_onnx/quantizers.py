@@ -26,14 +26,13 @@ def quantize(w: Writer, op: Op) -> None:
         w.node("QuantizeLinear", [w.input(op), step, zero], w.output(op, "Y"))
         return
     # OpenVINO would compute convolution, quantizer and sum in one kernel, and leave the rounding in
-    # between out. An operator on the codes that changes nothing keeps them apart, at no cost that
-    # could be measured.
+    # between out. An operator on the codes that changes nothing keeps them apart.
     codes = w.node("QuantizeLinear", [w.input(op), step, zero])
     w.node("Max", [codes, w.constant(np.asarray(0, np.uint8), "zero_point")], w.output(op, "Y"))
 
 
 def _goes_from_kernel_to_sum(w: Writer, op: Op) -> bool:
-    """True for a quantizer between a convolution and a residual sum."""
+    """True for a quantizer between a convolution and a residual sum, with no other reader."""
     source = w.graph.producer(op.input("X"))
     while source is not None and source.type in ("elementwise_add", "relu", "relu6"):
         source = w.graph.producer(source.input("X"))
@@ -41,7 +40,7 @@ def _goes_from_kernel_to_sum(w: Writer, op: Op) -> bool:
         return False
     values = [reader.output("Y") for reader in w.graph.consumers(op.output("Y"))]
     readers = [reader for value in values for reader in w.graph.consumers(value)]
-    return any(reader.type == "elementwise_add" for reader in readers)
+    return len(readers) == 1 and readers[0].type == "elementwise_add"
 
 
 @converts("dequantize_linear")

@@ -219,3 +219,27 @@ def test_a_part_without_a_quantizer_leaves_the_grids_apart():
     _, net = placed(Fires())
     assert net.a.result_quantizer._act_quant.quantizer.group is None
     assert net.c.input_role is InputRole.QUANTIZES
+
+
+class Excited(nn.Layer):
+    """Squeeze and excitation of what comes after an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2D(3, 8, 1), nn.Hardswish()
+        self.squeeze, self.last = nn.Conv2D(8, 8, 1), nn.Conv2D(8, 4, 1)
+
+    def forward(self, x):
+        x = self.act(self.conv(x))
+        return self.last(x * F.hardsigmoid(self.squeeze(F.adaptive_avg_pool2d(x, 1))))
+
+
+def test_an_activation_that_a_pooling_reads_is_an_integer_tensor():
+    _, net = placed(Excited())
+    assert net.act._result_quant._act_quant.grid == signed(8)
+    assert net.act._result_quant.quant_name == "act"
+    seen = {}
+    net.act.register_forward_post_hook(lambda layer, args, out: seen.update(y=out.numpy()))
+    net(paddle.to_tensor(images()))
+    codes = seen["y"] / net.act._result_quant._act_quant.scale_numpy()[0] * 127
+    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
