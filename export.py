@@ -7,10 +7,12 @@ from engine.runtime import prepare_process
 
 def main() -> int:
     """Parse the flags and run the job; returns the exit code."""
+    from engine.check import run_check
     from engine.config import ExportConfig, load_config
     from engine.export import run_export
 
-    return run_export(load_config(ExportConfig))
+    cfg = load_config(ExportConfig)
+    return run_export(cfg) if cfg.check is None else run_check(cfg)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ EXPORT_EXAMPLES = """\
 examples:
   python export.py output_models/best_model.pdparams --output deploy/model
   python export.py weights.pdparams --model=resnet50 --output deploy/resnet50
+  python export.py --check deploy/model
+  python export.py output_models/best_model.pdparams --check deploy/model --output report
 """
 
 _MODEL = "model and weights"
@@ -460,9 +462,10 @@ class ExportConfig(CommonConfig):
     that are None are those of run.json beside the checkpoint, or else the defaults of `quant`.
     """
 
-    checkpoint: str = flag(
-        "",
-        "float or QAT checkpoint (.pdparams, .safetensors, .tar or a folder of Paddle 1.x)",
+    checkpoint: str | None = flag(
+        None,
+        "float or QAT checkpoint (.pdparams, .safetensors, .tar or a folder of Paddle 1.x); "
+        "with --check it may be left out",
         _MODEL,
         positional=True,
     )
@@ -530,7 +533,16 @@ class ExportConfig(CommonConfig):
     )
 
     output: str | None = flag(
-        None, "path of the files to write, without .pdmodel; has to be given", _OUTPUT
+        None,
+        "path of the files to write, without .pdmodel; has to be given, except with --check, which "
+        "then writes no report",
+        _OUTPUT,
+    )
+    check: str | None = flag(
+        None,
+        "look at this int8 model (its path without .pdmodel) instead of writing one: what it "
+        "stores, how it runs, and whether it is the network of CHECKPOINT, if that is given",
+        _OUTPUT,
     )
     onnx: bool = flag(
         False, "write an ONNX file too; always for --deploy_target onnxruntime, tensorrt", _OUTPUT
@@ -540,14 +552,21 @@ class ExportConfig(CommonConfig):
     )
     verify: bool = flag(True, "hold the written file against the network", _OUTPUT)
     verify_images: int = flag(256, "images on which that is done", _OUTPUT, low=1)
+    verify_all_layers: bool = flag(
+        False, "print the figures of each layer, not of the ten that differ most", _OUTPUT
+    )
 
     def __post_init__(self) -> None:
         """Check every value, and what has to hold between them; raises as `CommonConfig`."""
         super().__post_init__()
         if self.model is not None:
             model_info(self.model)
+        if self.check == "":
+            raise EngineError("--check is empty; name an exported model")
+        if self.check is not None:
+            return
         if not self.checkpoint:
-            raise EngineError("checkpoint is empty; name a .pdparams or .safetensors file")
+            raise EngineError("CHECKPOINT is required, a .pdparams or .safetensors file")
         if not self.output:
             raise EngineError("--output is missing; give the path of the files to write")
 
@@ -557,7 +576,10 @@ Config = TypeVar("Config", bound=CommonConfig)
 _USAGE: dict[type, tuple[str, str]] = {
     TrainConfig: ("train.py [flags]", TRAIN_EXAMPLES),
     EvalConfig: ("eval.py PATH [flags]", EVAL_EXAMPLES),
-    ExportConfig: ("export.py CHECKPOINT --output PREFIX [flags]", EXPORT_EXAMPLES),
+    ExportConfig: (
+        "export.py CHECKPOINT --output PREFIX [flags] | [CHECKPOINT] --check PREFIX [flags]",
+        EXPORT_EXAMPLES,
+    ),
 }
 
 

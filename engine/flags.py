@@ -63,7 +63,7 @@ def flag(
         above: a limit that the value has to exceed.
         below: a limit that the value must not reach.
         bare: what the flag means when nothing follows it (a boolean means True).
-        positional: an argument without dashes, which has to be given.
+        positional: an argument without dashes, which has to be given unless it may be None.
     """
     metadata = {
         "help": help,
@@ -272,7 +272,10 @@ def _parser(cls: type, groups: Sequence[str], usage: str, examples: str) -> _Par
         meta = field.metadata
         group = by_title[meta["group"]]
         if meta["positional"]:
-            group.add_argument(field.name, metavar=field.name.upper(), help=_help(field))
+            words: dict[str, Any] = {"metavar": field.name.upper(), "help": _help(field)}
+            if kind_of(field)[2]:
+                words.update(nargs="?", default=argparse.SUPPRESS)
+            group.add_argument(field.name, **words)
             continue
         kind, is_list, _ = kind_of(field)
         options: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS}

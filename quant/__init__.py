@@ -6,6 +6,8 @@ import zlib  # noqa: F401
 from .config import QuantConfig
 from .errors import ConfigError, ExportError, QuantError, VerifyError
 from .export import Receipt, save_float_model, save_float_onnx
+from .inspect_file import FileContent, inspect_file
+from .layerwise import LayerRow
 from .predictor import Predictor
 from .qat import QAT
 from .report import format_report
@@ -15,6 +17,8 @@ __all__ = [
     "QAT",
     "ConfigError",
     "ExportError",
+    "FileContent",
+    "LayerRow",
     "Predictor",
     "QuantConfig",
     "QuantError",
@@ -22,6 +26,7 @@ __all__ = [
     "Verdict",
     "VerifyError",
     "format_report",
+    "inspect_file",
     "save_float_model",
     "save_float_onnx",
 ]

@@ -156,6 +156,14 @@ class Graph:
             return None
         return list(compat.tensor_type(var.type).tensor.dims)
 
+    def dtype(self, name: str) -> str | None:
+        """Type of the elements by its NumPy name; None where it is not known."""
+        var = self.var(name)
+        if var is None or var.type.type != DENSE_TENSOR:
+            return None
+        number = compat.tensor_type(var.type).tensor.data_type
+        return next((name for name, known in DTYPES.items() if known == number), None)
+
     def producer(self, name: str) -> Op | None:
         """The only op that writes `name`; None for an input, a constant or several writers."""
         found = [op for op in self.ops() if name in op.all_outputs()]

@@ -15,7 +15,7 @@ import numpy as np
 from paddle.base.proto import framework_pb2 as pb
 
 from .errors import ExportError
-from .graph import DENSE_TENSOR, DTYPES, Graph, new_op
+from .graph import DENSE_TENSOR, DTYPES, Graph, Op, new_op
 
 _FEED_MINIBATCH, _FETCH_LIST = 9, 10
 _NUMPY = {number: np.dtype(name) for name, number in DTYPES.items()}
@@ -75,10 +75,20 @@ def save(graph: Graph, prefix: str) -> None:
 
 
 def read_program(prefix: str) -> Any:
-    """The ProgramDesc of PREFIX.pdmodel."""
+    """The ProgramDesc of PREFIX.pdmodel.
+
+    Raises:
+        ExportError: the file is no ProgramDesc.
+    """
     program = pb.ProgramDesc()
     with open(f"{prefix}.pdmodel", "rb") as file:
-        program.ParseFromString(file.read())
+        data = file.read()
+    try:
+        program.ParseFromString(data)
+        if not len(program.blocks):
+            raise ValueError("it has no block")
+    except Exception as error:
+        raise ExportError(f"{prefix}.pdmodel is no model of Paddle: {error}") from None
     return program
 
 
@@ -94,6 +104,25 @@ def read_constants(prefix: str) -> dict[str, np.ndarray]:
     if at != len(data):
         raise ExportError(f"{prefix}.pdiparams holds {len(data) - at} bytes more than its model")
     return values
+
+
+def read_graph(prefix: str) -> Graph:
+    """What PREFIX.pdmodel and PREFIX.pdiparams hold, as a graph without feed and fetch operators.
+
+    Raises:
+        ExportError: PREFIX.pdiparams is damaged.
+    """
+    program = read_program(prefix)
+    block = program.blocks[0]
+    inputs = [Op(op).output("Out") for op in block.ops if op.type == "feed"]
+    outputs = [Op(op).input("X") for op in block.ops if op.type == "fetch"]
+    for i in reversed(range(len(block.ops))):
+        if block.ops[i].type in ("feed", "fetch"):
+            del block.ops[i]
+    for i in reversed(range(len(block.vars))):
+        if block.vars[i].type.type in (_FEED_MINIBATCH, _FETCH_LIST):
+            del block.vars[i]
+    return Graph(program, read_constants(prefix), inputs, outputs)
 
 
 def _is_stored(var: Any) -> bool:

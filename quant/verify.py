@@ -4,6 +4,8 @@ Rounding makes exactness impossible to the last digit: a float error of 1e-7 mov
 across a rounding step, and each such flip spreads. How far is the *float floor*, measured here as
 the network against itself with a relative error of one unit in the last place (2^-23, random
 sign) put on the output of every layer.
+
+Then each layer of a Paddle file is held against its layer of the network; see layerwise.py.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,12 @@ from paddle import Tensor, nn
 
 from .calibration import as_inputs, each
 from .convert import named_layers, quantized_layers
-from .errors import VerifyError
+from .errors import ExportError, VerifyError
+from .layerwise import LayerReport, LayerRow, compare_layers, format_layers, why
 from .modes import evaluating
 from .onnx_predictor import OnnxPredictor
 from .predictor import ENGINES, Predictor
+from .recorder import ULP
 from .targets import Target
 
 # What an engine may differ by: the larger of a multiple of the float floor and a share of the
@@ -47,7 +52,7 @@ NAMES = {
     "openvino": "OpenVINO",
 }
 _NOISE_RUNS = 5
-_ULP = 2.0**-23
+_NOISE_RUNS_OF_LAYERS = 3  # a layer has many values, so its floor scatters less
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class Verdict:
         failures: one line for each bound that does not hold; empty when all hold.
         notes: what is shown and not judged, and why.
         bounds: per engine that was judged, the allowed mean difference as a share of the range.
+        layers: one row per call of a quantized layer, in the order in which they run; empty for
+            an ONNX file.
+        layers_engine: what ran the file for these rows; None where there are none.
+        layers_inputs: on how many samples.
     """
 
     prefix: str
@@ -82,15 +91,28 @@ class Verdict:
     failures: tuple[str, ...]
     notes: tuple[str, ...] = ()
     bounds: dict[str, float] = field(default_factory=dict)
+    layers: tuple[LayerRow, ...] = ()
+    layers_engine: str | None = None
+    layers_inputs: int = 0
+
+    @property
+    def first_departing(self) -> LayerRow | None:
+        """The first layer, in the order of running, that is not the network's."""
+        return next((row for row in self.layers if row.departs), None)
 
     @property
     def passed(self) -> bool:
         """True where every bound holds."""
         return not self.failures
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: of several outputs, the engine's figures are those of the worst one."""
-        return {
+    def to_dict(self, layers: bool = False) -> dict[str, Any]:
+        """For JSON: of several outputs, the engine's figures are those of the worst one.
+
+        Args:
+            layers: also the row of each layer.
+        """
+        first = self.first_departing
+        values: dict[str, Any] = {
             "prefix": self.prefix,
             "passed": self.passed,
             "num_inputs": self.num_inputs,
@@ -101,7 +123,13 @@ class Verdict:
             },
             "failures": list(self.failures),
             "notes": list(self.notes),
+            "first_departing": None if first is None else first.title,
         }
+        if layers:
+            values["layers_engine"] = self.layers_engine
+            values["layers_inputs"] = self.layers_inputs
+            values["layers"] = [row.to_dict() for row in self.layers]
+        return values
 
     def _worst(self, rows: tuple[Difference, ...]) -> dict[str, float]:
         shares = [d.mean_abs / max(r, 1e-30) for d, r in zip(rows, self.output_range)]
@@ -127,17 +155,29 @@ class Verdict:
                     f"{label:<22} {d.mean_abs:>11.3g} {d.mean_abs / span:>9.3%} "
                     f"{d.max_abs:>11.3g} {d.max_abs / span:>9.3%} {d.agreement:>10.2%}"
                 )
+        if self.layers:
+            lines.append(self.layer_table())
         lines.extend(f"note: {line}" for line in self.notes)
         lines.extend(f"FAILED: {line}" for line in self.failures)
         if self.passed:
-            bounds = ", ".join(
-                f"{share:.1%} of the range on {NAMES[name]}" for name, share in self.bounds.items()
-            )
-            lines.append(
-                f"verified: the file is the network, within {FLOORS:g} float floors or "
-                f"{bounds}, whichever is larger"
-            )
+            lines.append(self._conclusion())
         return "\n".join(lines)
+
+    def layer_table(self, every: bool = False) -> str:
+        """The rows of the layers that differ most, or of all of them in the order of running."""
+        name = NAMES.get(self.layers_engine or "", "no engine")
+        return format_layers(self.layers, f"{name}, {self.layers_inputs} inputs", every)
+
+    def _conclusion(self) -> str:
+        if not self.bounds:
+            return "not verified: no engine that ran computes what the network was quantized for"
+        bounds = ", ".join(
+            f"{share:.1%} of the range on {NAMES[name]}" for name, share in self.bounds.items()
+        )
+        return (
+            f"verified: the file is the network, within {FLOORS:g} float floors or {bounds}, "
+            "whichever is larger"
+        )
 
 
 def verify(
@@ -181,7 +221,10 @@ def verify(
         except VerifyError as error:
             if "does not exist" in str(error):
                 raise
-            failures.append(str(error))
+            if _why_not_judged(net, engine, target) is None:
+                failures.append(str(error))
+            else:
+                notes.append(f"{error}; not judged")
             results[engine] = ()
             continue
         results[engine], lines = _judge(engine, expected, found, span, floor, shares[engine])
@@ -190,9 +233,42 @@ def verify(
             failures += lines
         else:
             notes.append(f"{reason}; its row is shown, not judged")
-    count = sum(batch[0].shape[0] if batch[0].ndim else 1 for batch in inputs)
     judged = {e: shares[e] for e in engines if _why_not_judged(net, e, target) is None}
-    return Verdict(prefix, count, span, floor, results, tuple(failures), tuple(notes), judged)
+    layers = LayerReport("")
+    if not is_onnx and any(results.values()):
+        layers = _layers(net, prefix, inputs, engines, judged)
+        notes += layers.notes
+    if layers.first_departing is not None:
+        failures.append(why(layers.first_departing, NAMES[layers.engine]))
+    return Verdict(
+        prefix=prefix,
+        num_inputs=sum(batch[0].shape[0] if batch[0].ndim else 1 for batch in inputs),
+        output_range=span,
+        floor=floor,
+        engines=results,
+        failures=tuple(failures),
+        notes=tuple(notes),
+        bounds=judged,
+        layers=layers.rows,
+        layers_engine=layers.engine if layers.rows else None,
+        layers_inputs=layers.num_inputs,
+    )
+
+
+def _layers(
+    net: nn.Layer,
+    prefix: str,
+    inputs: list[list[np.ndarray]],
+    engines: Sequence[str],
+    judged: dict[str, float],
+) -> LayerReport:
+    """Layer by layer, on the first engine that is judged (else on the first)."""
+    engine = next(iter(judged), engines[0])
+    noisy = [partial(_one_ulp_noise, net, seed) for seed in range(_NOISE_RUNS_OF_LAYERS)]
+    try:
+        return compare_layers(net, prefix, inputs, engine, judged.get(engine), noisy)
+    except (ExportError, VerifyError) as error:
+        return LayerReport(engine, notes=(f"not compared layer by layer: {error}",))
 
 
 def _why_not_judged(net: nn.Layer, engine: str, target: Target) -> str | None:
@@ -219,11 +295,11 @@ def _judge(
         return (), [f"{engine}: outputs of shape {shapes[1]}, the network gives {shapes[0]}"]
     rows, lines = [], []
     for i, (a, b) in enumerate(zip(expected, found)):
-        row = _difference(a, b)
+        row = difference(a, b)
         rows.append(row)
         # Float noise of a few ulp is always allowed, also where the outputs span nothing.
         size = float(np.abs(a).max()) if a.size else 0.0
-        allowed = max(FLOORS * floor[i].mean_abs, share * span[i], 4 * _ULP * size)
+        allowed = max(FLOORS * floor[i].mean_abs, share * span[i], 4 * ULP * size)
         if not row.mean_abs <= allowed:
             lines.append(
                 f"{engine}: output {i} differs from the network by {row.mean_abs:.3g} on average, "
@@ -232,7 +308,8 @@ def _judge(
     return tuple(rows), lines
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
+def difference(a: np.ndarray, b: np.ndarray) -> Difference:
+    """Of two arrays of one shape; Top1 is taken along the last axis."""
     if not a.size:
         return Difference(0.0, 0.0, 1.0)
     delta = np.abs(a.astype(np.float64) - b.astype(np.float64))
@@ -270,7 +347,7 @@ def _floor(
     for seed in range(_NOISE_RUNS):
         with _one_ulp_noise(net, seed):
             found = _run(net, inputs)
-        runs.append([_difference(a, b) for a, b in zip(expected, found)])
+        runs.append([difference(a, b) for a, b in zip(expected, found)])
     return tuple(
         Difference(
             max(d.mean_abs for d in column),
@@ -289,7 +366,7 @@ def _one_ulp_noise(net: nn.Layer, seed: int) -> Iterator[None]:
         if not isinstance(output, Tensor) or output.dtype != paddle.float32:
             return output
         signs = rng.integers(0, 2, size=output.shape, dtype=np.int8) * 2 - 1
-        return output * paddle.to_tensor(1 + _ULP * signs.astype(np.float32))
+        return output * paddle.to_tensor(1 + ULP * signs.astype(np.float32))
 
     leaves = [x for _, x in named_layers(net) if not x._sub_layers or hasattr(x, "_act_quant")]
     quantizers = {id(part) for x in leaves for part in x.sublayers()}
