@@ -243,9 +243,11 @@ class Job:
             log.line(f"done: {', '.join(f'{prefix}{ending}' for ending in endings)}")
             return EXIT_OK
         if distributed.is_main():
+            first = summary.verification is not None and not summary.verification["passed"]
             print(
-                f"error: what was written to {prefix} is not the network that was trained: it "
-                "departs from it by more than float noise explains (see the figures above)",
+                f"error: {prefix}{'.pdmodel' if first else '.onnx'} is not the network that was "
+                "trained: it departs from it by more than float noise explains (see the figures "
+                "above)",
                 file=sys.stderr,
             )
         return EXIT_NOT_THE_NETWORK

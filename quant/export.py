@@ -12,10 +12,12 @@ from paddle import nn
 from . import paddle_format
 from .convert import quantized_layers
 from .errors import ExportError
+from .graph import Graph
 from .layout import channels_first
-from .lower import lower
+from .lower import Lowered, lower
 from .offset_unsigned import offset_unsigned
 from .onednn import keep_activations_apart, suit_onednn
+from .targets import Target
 from .to_onnx import (
     DEFAULT_OPSET,
     build_model,
@@ -107,20 +109,12 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
         OSError: the files cannot be written; none is left half-written.
     """
     prefix = check_prefix(prefix)
-    target = next((layer.target for _, layer in quantized_layers(net)), None)
-    if target is None:
-        raise ExportError("the network holds no quantized layer: call quantize(net) first")
-    traced = trace(net, input_spec)
-    lowered = lower(traced)
-    if not lowered.weights:
-        raise ExportError("no quantized layer takes part in the network's forward")
-    channels_first(traced.graph)
-    traced.graph.prune()
+    target, graph, lowered = _lowered(net, input_spec, for_onnx=False)
     if "onednn" in target.engines:
-        suit_onednn(traced.graph, lowered.unsigned)
+        suit_onednn(graph, lowered.unsigned)
     else:
-        offset_unsigned(traced.graph, lowered.unsigned)
-    paddle_format.save(traced.graph, prefix)
+        offset_unsigned(graph, lowered.unsigned)
+    paddle_format.save(graph, prefix)
     return _receipt(prefix, set(lowered.weights))
 
 
@@ -145,21 +139,30 @@ def save_quantized_onnx(
             each with its layer), or a layer has no int8 form. Nothing is written then.
     """
     check_onnx_path(path, opset)
+    target, graph, lowered = _lowered(net, input_spec, for_onnx=True)
+    model = build_model(
+        graph, lowered.unsigned, target.uint8, target.onnx_bias, opset, metadata or {}
+    )
+    save_onnx(model, path)
+    return _onnx_receipt(path, set(lowered.weights))
+
+
+def _lowered(
+    net: nn.Layer, input_spec: Sequence[Any] | None, for_onnx: bool
+) -> tuple[Target, Graph, Lowered]:
+    """What both kinds of files are written from."""
     target = next((layer.target for _, layer in quantized_layers(net)), None)
     if target is None:
         raise ExportError("the network holds no quantized layer: call quantize(net) first")
     traced = trace(net, input_spec)
-    check_operators(traced)
-    lowered = lower(traced, linear_as_convolution=False)
+    if for_onnx:
+        check_operators(traced)
+    lowered = lower(traced, linear_as_convolution=not for_onnx)
     if not lowered.weights:
         raise ExportError("no quantized layer takes part in the network's forward")
     channels_first(traced.graph)
     traced.graph.prune()
-    model = build_model(
-        traced.graph, lowered.unsigned, target.uint8, target.onnx_bias, opset, metadata or {}
-    )
-    save_onnx(model, path)
-    return _onnx_receipt(path, set(lowered.weights))
+    return target, traced.graph, lowered
 
 
 def save_float_onnx(

@@ -35,6 +35,9 @@ class Op:
 
     def __init__(self, desc: Any) -> None:
         self.desc = desc
+        # All names, kept since a walk through the graph asks every operator for them.
+        self._inputs: list[str] | None = None
+        self._outputs: list[str] | None = None
 
     @property
     def type(self) -> str:
@@ -57,23 +60,27 @@ class Op:
         """The first name in an output slot."""
         return self.outputs(slot)[0]
 
-    def all_inputs(self) -> Iterator[str]:
+    def all_inputs(self) -> list[str]:
         """Names in all input slots."""
-        for item in self.desc.inputs:
-            yield from item.arguments
+        if self._inputs is None:
+            self._inputs = [name for item in self.desc.inputs for name in item.arguments]
+        return self._inputs
 
-    def all_outputs(self) -> Iterator[str]:
+    def all_outputs(self) -> list[str]:
         """Names in all output slots."""
-        for item in self.desc.outputs:
-            yield from item.arguments
+        if self._outputs is None:
+            self._outputs = [name for item in self.desc.outputs for name in item.arguments]
+        return self._outputs
 
     def set_input(self, slot: str, names: list[str]) -> None:
         """Sets the names in an input slot."""
         _set_slot(self.desc.inputs, slot, names)
+        self._inputs = None
 
     def set_output(self, slot: str, names: list[str]) -> None:
         """Sets the names in an output slot."""
         _set_slot(self.desc.outputs, slot, names)
+        self._outputs = None
 
     def rename_input(self, old: str, new: str) -> None:
         """Reads `new` wherever `old` was read."""
@@ -81,6 +88,7 @@ class Op:
             for i, name in enumerate(item.arguments):
                 if name == old:
                     item.arguments[i] = new
+        self._inputs = None
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute."""
@@ -253,7 +261,7 @@ class Graph:
 
     def redirect(self, old: str, new: str) -> None:
         """Lets every reader of `old` read `new`."""
-        for op in self.ops():
+        for op in self.consumers(old):
             op.rename_input(old, new)
         self.outputs = [new if name == old else name for name in self.outputs]
 

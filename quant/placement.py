@@ -405,7 +405,7 @@ class _Placement:
         is_conv = op.type in CONVOLUTIONS
         weight = op.inputs("Filter" if is_conv else "Y")
         layer = self.traced.weights.get(weight[0]) if weight else None
-        if layer is None or self.calls[id(layer)] != 1:
+        if layer is None or self.calls[id(layer)] != 1 or not layer._act_quant.is_builtin():
             return
         product = op.output("Output" if is_conv else "Out")
         channels = layer.weight.shape[layer.weight_channel_axis]
