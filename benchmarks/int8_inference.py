@@ -15,8 +15,10 @@ Each model gets random weights and calibrated scales (latency depends on neither
         static   onnxruntime.quantization.quantize_static of the float file, BatchNorm folded by
                  its quant_pre_process: QDQ, uint8 activations, int8 weights per channel
     openvino     OpenVINO, float32 where a file has float operators
-        float, ours, static
+        float, static
                  the same files
+        ours     QAT({"deploy_target": "openvino"}).export_onnx
+        shared   the file for ONNX Runtime, which OpenVINO runs as exactly
         nncf     nncf.quantize of the converted model with BatchNorm folded
 
 `again` is the file of `paddle` or `static` in a second session: how far two equal things differ
@@ -58,7 +60,7 @@ from quant.onnx_predictor import OnnxPredictor  # noqa: E402
 ENGINES: dict[str, tuple[str, ...]] = {
     "onednn": ("float", "generic", "ours", "paddle", "again"),
     "onnxruntime": ("float", "ours", "static", "again"),
-    "openvino": ("float", "ours", "static", "nncf", "again"),
+    "openvino": ("float", "ours", "shared", "static", "nncf", "again"),
 }
 TITLES = {"onednn": "Paddle oneDNN", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 Files = dict[str, Path]
@@ -138,11 +140,12 @@ def export(model: str, folder: Path, engines: list[str]) -> dict[str, Files]:
         "onednn", "paddle", "paddle", lambda path: export_with_paddle(model, str(path), spec, batch)
     )
     if set(engines) & {"onnxruntime", "openvino"}:
-        float_file, ours = folder / "float.onnx", folder / "ours.onnx"
+        float_file = folder / "float.onnx"
         save_float_onnx(net, str(float_file), spec)
-        quanter, copy = quantized("onnxruntime")
-        quanter.export_onnx(copy, str(ours), spec)
         for engine in ("onnxruntime", "openvino"):
+            quanter, copy = quantized(engine)
+            ours = folder / f"{engine}.onnx"
+            quanter.export_onnx(copy, str(ours), spec)
             files[engine].update({"float": float_file, "ours": ours})
             attempt(
                 engine,
@@ -150,6 +153,7 @@ def export(model: str, folder: Path, engines: list[str]) -> dict[str, Files]:
                 "static.onnx",
                 lambda path: quantize_static(float_file, path, batch),
             )
+        files["openvino"]["shared"] = files["onnxruntime"]["ours"]
         attempt("openvino", "nncf", "nncf.xml", lambda path: quantize_nncf(float_file, path, batch))
     for engine, made in files.items():
         first = "paddle" if engine == "onednn" else "static"

@@ -36,7 +36,7 @@ SWITCHES = {
 }
 LR_STRATEGIES = ("piecewise_decay", "cosine_decay")
 AMP_DTYPES = ("auto", "float16", "bfloat16")
-ENGINES = ("auto", "native", "paddle", "onednn", "onnxruntime")
+ENGINES = ("auto", "native", "paddle", "onednn", "onnxruntime", "openvino")
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -307,7 +307,7 @@ class TrainConfig(CommonConfig):
     deploy_target: str = flag(
         "generic",
         "whose integer arithmetic is simulated: any engine's, Paddle's with oneDNN, that of "
-        "ONNX Runtime and OpenVINO, or of TensorRT",
+        "ONNX Runtime (and OpenVINO), of OpenVINO alone, or of TensorRT",
         _QUANT,
         choices=DEPLOY_TARGETS,
     )
@@ -319,7 +319,8 @@ class TrainConfig(CommonConfig):
 
     onnx: bool = flag(
         False,
-        "write the int8 network as ONNX too; always for --deploy_target onnxruntime, tensorrt",
+        "write the int8 network as ONNX too; always for --deploy_target onnxruntime, openvino, "
+        "tensorrt",
         _OUTPUT,
     )
     model_save_dir: str = flag("./output_models", "folder for everything that is written", _OUTPUT)
@@ -436,8 +437,8 @@ class EvalConfig(CommonConfig):
     engine: str = flag(
         "auto",
         "what runs it: native (a checkpoint's network, by Paddle), paddle (plain CPU kernels of "
-        "Paddle Inference), onednn (its int8 kernels), onnxruntime; auto takes native for a "
-        "checkpoint, paddle for an exported model, onnxruntime for .onnx",
+        "Paddle Inference), onednn (its int8 kernels), onnxruntime, openvino; auto takes native "
+        "for a checkpoint, paddle or onednn for an exported model, onnxruntime for .onnx",
         _MACHINE,
         choices=ENGINES,
     )
@@ -526,7 +527,7 @@ class ExportConfig(CommonConfig):
     deploy_target: str | None = flag(
         None,
         "whose integer arithmetic is simulated: any engine's, Paddle's with oneDNN, that of "
-        "ONNX Runtime and OpenVINO, or of TensorRT",
+        "ONNX Runtime (and OpenVINO), of OpenVINO alone, or of TensorRT",
         _QUANT,
         unset="as trained",
         choices=DEPLOY_TARGETS,
@@ -545,7 +546,9 @@ class ExportConfig(CommonConfig):
         _OUTPUT,
     )
     onnx: bool = flag(
-        False, "write an ONNX file too; always for --deploy_target onnxruntime, tensorrt", _OUTPUT
+        False,
+        "write an ONNX file too; always for --deploy_target onnxruntime, openvino, tensorrt",
+        _OUTPUT,
     )
     opset: int = flag(
         DEFAULT_OPSET, "operator set of it", _OUTPUT, low=LOWEST_OPSET, high=HIGHEST_OPSET

@@ -135,13 +135,16 @@ def _exported(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
 
 def _onnx(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
     path = Path(cfg.path)
-    file = OnnxFile(path, cfg.threads or default_threads())
+    file = OnnxFile(path, cfg.threads or default_threads(), backend)
     source, stored = file.known if file.known.values else find_run(path)
     # The sizes that are fixed in the file are what it takes where nothing else is said.
     said = {key: value for key, value in (stored.get("input") or {}).items() if value is not None}
     known = Known(source, {**stored, "input": {**file.fixed_input, **said}})
     task = task_of_file(cfg, path, needs_network=False, known=known)
     file.check_input(task.input)
+    target = TARGETS[QuantConfig.from_dict(known.values.get("quantization")).deploy_target]
+    if backend not in target.onnx_engines and "onnx" not in target.onnx_engines:
+        _warn_of_engine(cfg.path, target, backend)
     return task, file, path.stat().st_size
 
 
@@ -157,11 +160,11 @@ EXPORTED = Kind(
     # What auto means depends on the file: see choose_engine.
     {"auto": "paddle", "paddle": "paddle", "onednn": "onednn"},
     _exported,
-    "native runs checkpoints, onnxruntime .onnx files",
+    "native runs checkpoints, onnxruntime and openvino .onnx files",
 )
 ONNX = Kind(
     "an ONNX file",
-    {"auto": "onnxruntime", "onnxruntime": "onnxruntime"},
+    {"auto": "onnxruntime", "onnxruntime": "onnxruntime", "openvino": "openvino"},
     _onnx,
     "the others run no ONNX",
 )
@@ -218,12 +221,16 @@ def choose_engine(cfg: EvalConfig, kind: Kind) -> str:
     if cfg.engine == "auto":
         return target.engine
     if cfg.engine not in target.engines:
-        print(
-            f"warning: {cfg.path} was made for --deploy_target={target.name}; --engine "
-            f"{cfg.engine} computes something else with it than what was trained",
-            file=sys.stderr,
-        )
+        _warn_of_engine(cfg.path, target, cfg.engine)
     return kind.engines[cfg.engine]
+
+
+def _warn_of_engine(path: str, target: Target, engine: str) -> None:
+    print(
+        f"warning: {path} was made for --deploy_target={target.name}; --engine {engine} computes "
+        "something else with it than what was trained",
+        file=sys.stderr,
+    )
 
 
 def _target(prefix: Path) -> Target:

@@ -20,7 +20,7 @@ from . import distributed
 from .config import ExportConfig
 from .errors import EngineError
 from .files import make_writable_folder, write_json
-from .inference import first_batches
+from .inference import first_batches, require_engine
 from .loading import load_network
 from .onnx_file import METADATA_KEY
 from .run_file import RUN_FILE
@@ -51,6 +51,7 @@ def run_export(cfg: ExportConfig) -> int:
     seed_everything(cfg.seed)
     path, task = checkpoint_task(cfg)
     if cfg.verify:
+        require_engine(task.target)
         task.dataset("val")  # says now, before anything is written, what is wrong with the data
     net, quanter = quantized_network(cfg, path, task)
     receipt = quanter.save_quantized_model(net, prefix, task.input_spec())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,6 +15,7 @@ from data import ImageDataset, InputConfig, build_loader
 from quant import Predictor, compat
 from quant.onnx_predictor import OnnxPredictor
 from quant.paddle_format import read_program
+from quant.targets import Target
 
 from .errors import EngineError
 from .evaluation import Forward
@@ -38,18 +40,32 @@ def file_forward(prefix: Path, engine: str, threads: int | None = None) -> Forwa
     return forward
 
 
-def onnx_forward(path: Path, threads: int | None = None) -> Forward:
-    """Run an ONNX file through ONNX Runtime on the CPU; arguments as for `file_forward`.
+def onnx_forward(path: Path, engine: str, threads: int | None = None) -> Forward:
+    """Run an ONNX file through 'onnxruntime' or 'openvino' on the CPU; else as `file_forward`.
 
     Raises:
         VerifyError: the file is missing or cannot be loaded.
     """
-    predictor = OnnxPredictor(str(path), "onnxruntime", threads or default_threads())
+    predictor = OnnxPredictor(str(path), engine, threads or default_threads())
 
     def forward(images: Tensor) -> Tensor:
         return paddle.to_tensor(predictor(images.numpy())[0])
 
     return forward
+
+
+def require_engine(target: Target) -> None:
+    """See that the file of a target can be held against its network here.
+
+    Raises:
+        EngineError: what runs it is not installed.
+    """
+    engine = target.onnx_engine
+    if target.is_for_onnx and importlib.util.find_spec(engine) is None:
+        raise EngineError(
+            f"--deploy_target={target.name}: the ONNX file is checked with {engine}, which is not "
+            f"installed; pip install {engine}"
+        )
 
 
 def input_shape(prefix: Path) -> list[int | None]:

@@ -12,6 +12,8 @@ import paddle
 from paddle import Tensor
 
 from data import InputConfig
+from quant.errors import VerifyError
+from quant.onnx_predictor import OnnxPredictor
 
 from .errors import EngineError
 from .inference import check_images
@@ -26,7 +28,7 @@ MAX_BATCH_BYTES = 1 << 30
 
 
 class OnnxFile:
-    """Runs the file as it is, through ONNX Runtime on the CPU.
+    """Runs the file through ONNX Runtime or OpenVINO on the CPU.
 
     Calling it maps images, float32 [N, C, H, W], to the file's output, float32. A file that takes
     a fixed number of images gets just that many at a time, the last ones filled up with zeros whose
@@ -39,11 +41,12 @@ class OnnxFile:
         fixed_input: ``channels`` and ``image_size`` where the file takes one value only.
 
     Raises:
-        EngineError: ONNX Runtime is not installed or cannot load the file, or the file does not map
-            one tensor of images to one tensor.
+        EngineError: ONNX Runtime (which also reads what the file says of itself) or the engine is
+            not installed or cannot load the file, or the file does not map one tensor of images to
+            one tensor.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, engine: str = "onnxruntime") -> None:
         if importlib.util.find_spec("onnxruntime") is None:
             raise EngineError(f"{path}: onnxruntime is not installed; pip install onnxruntime")
         import onnxruntime  # a machine that runs no ONNX file need not have it
@@ -94,6 +97,7 @@ class OnnxFile:
         fixed = {"channels": self.shape[1], "image_size": self.shape[2] or self.shape[3]}
         self.fixed_input = {key: size for key, size in fixed.items() if size is not None}
         self.known = self._known()
+        self._openvino = None if engine == "onnxruntime" else _open(path, engine, threads)
 
     def check_input(self, config: InputConfig) -> None:
         """See that images of this configuration are what the file takes.
@@ -124,7 +128,12 @@ class OnnxFile:
                 [array, np.zeros((fixed - count, *array.shape[1:]), array.dtype)]
             )
         try:
-            found = np.asarray(self._session.run([self._output], {self._input: array})[0])
+            if self._openvino is not None:
+                found = self._openvino([array])[0]
+            else:
+                found = np.asarray(self._session.run([self._output], {self._input: array})[0])
+        except VerifyError as error:
+            raise EngineError(str(error)) from None
         except Exception as error:
             raise EngineError(
                 f"{self.path}: onnxruntime cannot run it ({_reason(error)})"
@@ -144,6 +153,13 @@ class OnnxFile:
         except ValueError as error:
             raise EngineError(f"{source}: not JSON") from error
         return check_known(source, values)
+
+
+def _open(path: Path, engine: str, threads: int) -> OnnxPredictor:
+    try:
+        return OnnxPredictor(str(path), engine, threads)
+    except VerifyError as error:
+        raise EngineError(f"--engine={engine}: {error}") from None
 
 
 def _reason(error: Exception) -> str:

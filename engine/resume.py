@@ -17,6 +17,7 @@ from .checkpoint import QAT, CheckpointFolder, Latest, Progress, load_latest
 from .config import TrainConfig
 from .errors import EngineError
 from .files import copy_file, make_writable_folder
+from .inference import require_engine
 from .logging import METRICS_FILE, RunLog
 from .precision import usable_dtype
 from .run_file import RUN_FILE
@@ -65,6 +66,7 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     if distributed.is_main():
         make_writable_folder(root, "--model_save_dir")
     task, train_data = task_of_training(cfg)
+    require_engine(task.target)
     val_data = task.dataset("val")
     checkpoints = CheckpointFolder(root, cfg.keep_checkpoints)
     latest = _find_latest(cfg, checkpoints)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quant.verify import NAMES
+
 from .evaluation import Evaluation
 from .files import write_json
 
@@ -25,7 +27,7 @@ class Summary:
         int8: of the exported int8 file, run by the engine that it is for.
         int8_engine: that engine: ``"paddle"`` (its plain CPU kernels) or ``"onednn"``.
         int8_onednn: of the same file, run by oneDNN's int8 kernels, where that is another engine.
-        int8_onnx: of the int8 ONNX file, where one was written, run by ONNX Runtime.
+        int8_onnx: of the int8 ONNX file, where one was written, run by `int8_onnx_engine`.
         fp32_exported: of the exported float file.
         sizes_bytes: size of the ``.pdiparams`` of the exported float and int8 model, and of the
             ``.onnx`` file.
@@ -50,6 +52,7 @@ class Summary:
     int8_engine: str | None = None
     int8_onednn: Accuracies | None = None
     int8_onnx: Accuracies | None = None
+    int8_onnx_engine: str | None = None
     fp32_exported: Accuracies | None = None
     sizes_bytes: dict[str, int | None] = field(default_factory=lambda: {"fp32": None, "int8": None})
     agreement_int8_qat: float | None = None
@@ -74,6 +77,11 @@ class Summary:
         """What the table calls the int8 file where `engine` runs it."""
         return "int8 file, oneDNN" if engine == "onednn" else "int8 file"
 
+    @property
+    def onnx_title(self) -> str:
+        """What the table calls the ONNX file."""
+        return f"ONNX file, {NAMES[self.int8_onnx_engine or 'onnxruntime']}"
+
     def write(self, folder: Path) -> None:
         """Write ``summary.json``."""
         write_json(folder / SUMMARY_FILE, asdict(self))
@@ -97,7 +105,7 @@ class Summary:
                 self.agreement_onednn_qat,
             ),
             (
-                "ONNX file, ONNX Runtime",
+                self.onnx_title,
                 "int8_onnx",
                 self.sizes_bytes.get("onnx"),
                 self.agreement_onnx_qat,

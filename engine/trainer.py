@@ -287,9 +287,10 @@ class Job:
         self._report("int8", summary.int8_title(engine), int8)
         summary.agreement_int8_qat = agreement(int8.choices, qat.choices)
         if self._writes_onnx:
-            file = onnx_forward(Path(f"{prefix}.onnx"))
+            summary.int8_onnx_engine = target.onnx_engine
+            file = onnx_forward(Path(f"{prefix}.onnx"), target.onnx_engine)
             onnx = evaluate(file, self.session.evaluation_batches(), with_loss=False)
-            self._report("int8_onnx", "ONNX file, ONNX Runtime", onnx)
+            self._report("int8_onnx", summary.onnx_title, onnx)
             summary.agreement_onnx_qat = agreement(onnx.choices, qat.choices)
         if engine == "onednn" or "onednn" not in target.engines:
             return

@@ -105,6 +105,14 @@ class ConvBN(nn.Layer):
         return x if self.act is None else self.act(x)
 
 
+class Gate(nn.Layer):
+    """hard sigmoid(x) = clip(0.2 x + 0.5, 0, 1), a layer so that its result can be quantized."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Values of 0 to 1, of the shape of ``x``."""
+        return F.hardsigmoid(x, slope=0.2, offset=0.5)
+
+
 class SqueezeExcitation(nn.Layer):
     """Scale every channel by a gate in 0 to 1 that is computed from the mean of all channels."""
 
@@ -114,11 +122,11 @@ class SqueezeExcitation(nn.Layer):
         self.conv1 = nn.Conv2D(channels, channels // 4, 1)
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2D(channels // 4, channels, 1)
+        self.gate = Gate()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Return ``x`` of shape ``[N, C, H, W]``, scaled."""
-        gate = self.conv2(self.relu(self.conv1(self.pool(x))))
-        return x * F.hardsigmoid(gate, slope=0.2, offset=0.5)
+        return x * self.gate(self.conv2(self.relu(self.conv1(self.pool(x)))))
 
 
 class Unit(nn.Layer):

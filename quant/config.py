@@ -46,8 +46,9 @@ class QuantConfig:
         deploy_target: which engine's arithmetic the simulation follows: 'generic' (each layer's
             input by itself, on the symmetric grid of 2^b - 1 codes), 'onednn' (Paddle Inference
             with oneDNN int8: 255 unsigned steps where nothing is negative, residual sums in
-            integers), 'onnxruntime' (and OpenVINO: such steps, integer results and biases) or
-            'tensorrt' (signed integers); see targets.py and placement.py.
+            integers), 'onnxruntime' (and OpenVINO: such steps, integer results and biases),
+            'openvino' (faster there where residuals are summed) or 'tensorrt' (signed integers);
+            see targets.py and placement.py.
 
     Raises:
         ConfigError: a value is not allowed; the message names key, value and what is allowed.

@@ -11,13 +11,14 @@ from paddle import nn
 
 from . import paddle_format
 from .convert import quantized_layers
+from .cut_unrounded import cut_unrounded
 from .errors import ExportError
 from .graph import Graph
 from .layout import channels_first
 from .lower import Lowered, lower
 from .offset_unsigned import offset_unsigned
 from .onednn import keep_activations_apart, suit_onednn
-from .targets import Target
+from .targets import FLOAT, Target
 from .to_onnx import (
     DEFAULT_OPSET,
     build_model,
@@ -110,6 +111,7 @@ def save_quantized_model(net: nn.Layer, prefix: str, input_spec: Sequence[Any] |
     """
     prefix = check_prefix(prefix)
     target, graph, lowered = _lowered(net, input_spec, for_onnx=False)
+    cut_unrounded(graph, lowered)
     if "onednn" in target.engines:
         suit_onednn(graph, lowered.unsigned)
     else:
@@ -140,9 +142,7 @@ def save_quantized_onnx(
     """
     check_onnx_path(path, opset)
     target, graph, lowered = _lowered(net, input_spec, for_onnx=True)
-    model = build_model(
-        graph, lowered.unsigned, target.uint8, target.onnx_bias, opset, metadata or {}
-    )
+    model = build_model(graph, lowered, target, opset, metadata or {})
     save_onnx(model, path)
     return _onnx_receipt(path, set(lowered.weights))
 
@@ -182,7 +182,7 @@ def save_float_onnx(
     traced = trace(net, input_spec)
     check_operators(traced)
     traced.graph.prune()
-    save_onnx(build_model(traced.graph, [], False, "float32", opset, metadata or {}), path)
+    save_onnx(build_model(traced.graph, Lowered(), FLOAT, opset, metadata or {}), path)
     return os.path.getsize(path)
 
 

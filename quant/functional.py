@@ -33,7 +33,7 @@ def round_half_even(x: Tensor) -> Tensor:
 
 
 def quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """Codes of `x` as float32: clip(round(x / s * high), low, high).
+    """Codes of `x` as float32: clip(round(x / s * high), low, high); rounded if the grid `rounds`.
 
     Args:
         x: float32, any shape.
@@ -47,7 +47,8 @@ def quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     inverse = r * paddle.reciprocal(paddle.where(positive, scale, paddle.ones_like(scale)))
     inverse = paddle.where(positive, inverse, paddle.zeros_like(inverse))
     # Clip first: rounding by addition needs small values, and the outcome is the same.
-    return round_half_even(paddle.clip(x * inverse, float(grid.low), r))
+    codes = paddle.clip(x * inverse, float(grid.low), r)
+    return round_half_even(codes) if grid.rounds else codes
 
 
 def dequantize(codes: Tensor, scale: Tensor, grid: Grid) -> Tensor:

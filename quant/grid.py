@@ -16,11 +16,15 @@ class Grid:
     signed       -2^(b-1)        2^(b-1) - 1  what an int8 kernel saturates at
     unsigned     0               2^b - 1      what a uint8 kernel has; for values that are >= 0
     ===========  ==========  ============  ====================================================
+
+    Where `rounds` is False a value is only cut to the ends of the grid, as by a kernel that goes on
+    with it in float.
     """
 
     bits: int
     low: int
     high: int
+    rounds: bool = True
 
     @property
     def is_unsigned(self) -> bool:
@@ -28,7 +32,7 @@ class Grid:
         return self.low == 0
 
     def __str__(self) -> str:
-        return f"codes {self.low}..{self.high}"
+        return f"codes {self.low}..{self.high}{'' if self.rounds else ', not rounded'}"
 
 
 def symmetric(bits: int) -> Grid:

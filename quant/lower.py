@@ -34,10 +34,12 @@ class Lowered:
     Attributes:
         weights: names of the int8 weight constants.
         unsigned: the quantize_linear operators whose grid is unsigned.
+        unrounded: those that stand for a cut to the ends of their grid (`Grid.rounds` is False).
     """
 
     weights: list[str] = field(default_factory=list)
     unsigned: list[Op] = field(default_factory=list)
+    unrounded: list[Op] = field(default_factory=list)
 
 
 def lower(traced: Traced, linear_as_convolution: bool = True) -> Lowered:
@@ -64,6 +66,8 @@ def lower(traced: Traced, linear_as_convolution: bool = True) -> Lowered:
         quantize = _quantize_tensor(graph, mark, layer, quantized)
         if quantize is not None and layer._act_quant.grid.is_unsigned:
             lowered.unsigned.append(quantize)
+        if quantize is not None and not layer._act_quant.grid.rounds:
+            lowered.unrounded.append(quantize)
     graph.prune()
     return lowered
 
@@ -274,7 +278,7 @@ def _quantize_tensor(
 
 def _needs_clip(graph: Graph, x: str, scale: float, grid: Grid) -> bool:
     """quantize_linear saturates at -128 and +127; the symmetric grid of b bits at -r and +r."""
-    if grid in (signed(8), unsigned(8)):
+    if grid.low in (signed(8).low, unsigned(8).low) and grid.bits == 8:
         return False
     if grid.high != _INT8_MAX:
         return True

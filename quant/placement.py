@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import paddle
@@ -55,6 +55,7 @@ _ACTIVATIONS = (
     "swish",
     "tanh",
 )
+_FUSED = tuple(name for name in _ACTIVATIONS if name != "hard_sigmoid")
 # What gives only values of its input, or zero.
 _KEEPS_GRID = (
     "flatten_contiguous_range",
@@ -163,8 +164,13 @@ class _Placement:
             sources.update(self._joints())
             for tensor, layer, source in list(self._results(sources)):
                 self._quantize_result(tensor, layer, source)
-            for tensor, source in list(self._activations(sources)):
+            for tensor, source in self._between_integers(sources):
                 self._quantize_result(tensor, source, source)
+        if self.target.adds_unrounded:
+            for tensor in self._summands(sources):
+                quantizer = self.at_source[tensor].quantizer
+                quantizer.grid = replace(quantizer.grid, rounds=False)
+        if self.target.onnx_bias == "int32":
             for op in self.graph.blocks[0]:
                 self._round_bias(op)
         for tensor, layers in self.marks.items():
@@ -303,10 +309,13 @@ class _Placement:
             layer = self.traced.weights[op.input("Filter")]
             steps = self._kernel_results(op)
             last = steps[-1]
-            is_integer = last in sources or (
-                self._may_share(last) and all(map(self._is_mark, self.graph.consumers(last)))
-            )
-            if is_integer or self.calls[id(layer)] != 1 or not self._leads_to_quantizer(last):
+            if self.target.fuses_activations and not self._is_for_integers(last):
+                continue
+            if (
+                self._is_quantized(last, sources)
+                or self.calls[id(layer)] != 1
+                or not self._leads_to_quantizer(last)
+            ):
                 continue
             for tensor in reversed(steps):
                 source = self._source(tensor)
@@ -314,23 +323,78 @@ class _Placement:
                     yield tensor, layer, source
                     break
 
-    def _activations(self, sources: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Activations between integers: of an integer tensor, and read by a pooling or concat.
+    def _between_integers(self, sources: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Activations and sums of integer tensors that a pooling, concat or sum reads.
 
         Yields the tensor and the layer that returns it.
         """
         for op in self.graph.blocks[0]:
-            if op.type not in _ACTIVATIONS or op.input("X") not in {*sources, *self.at_source}:
+            integers = {*sources, *self.at_source}
+            if op.type in _ACTIVATIONS and op.input("X") in integers:
+                tensor = op.output("Out")
+            elif op.type == "elementwise_add" and {op.input("X"), op.input("Y")} <= integers:
+                tensor = self._after_relu(op)
+            else:
                 continue
-            tensor = op.output("Out")
             readers = self.graph.consumers(tensor)
-            on_integers = all(self._is_mark(x) or x.type in _ON_INTEGERS for x in readers)
-            joins = any(x.type in ("pool2d", "concat", "elementwise_add") for x in readers)
-            if not (on_integers and joins) or tensor in {*sources, *self.marks}:
+            joins = any(x.type in _ON_INTEGERS for x in readers)
+            if not (joins and self._is_for_integers(tensor)) or tensor in {*integers, *self.marks}:
                 continue
             source = self._source(tensor)
             if source is not None and self._leads_to_quantizer(tensor):
                 yield tensor, source
+
+    def _is_for_integers(self, tensor: str) -> bool:
+        """True where no operator reads the tensor that computes in float anyway."""
+        readers = self.graph.consumers(tensor)
+        return all(self._is_mark(op) or op.type in _ON_INTEGERS for op in readers)
+
+    def _summands(self, sources: Mapping[str, Any]) -> Iterator[str]:
+        """Results of convolutions that the kernel adds a residual to, as its next step.
+
+        That is so where nothing else reads the result, the residual is another integer tensor and
+        not what the convolution itself reads, and the sum is quantized (after a relu, if there is
+        one). Of two such results in one sum the first is in the kernel.
+        """
+        for op in self.graph.blocks[0]:
+            if op.type != "elementwise_add" or not self._is_quantized(
+                self._after_relu(op), sources
+            ):
+                continue
+            sides = op.input("X"), op.input("Y")
+            for tensor, residual in (sides, sides[::-1]):
+                quantizer = self.at_source.get(tensor)
+                is_result = quantizer is not None and quantizer.is_builtin()
+                if is_result and self._is_quantized(residual, sources):
+                    read = self._read_by_kernel(tensor)
+                    if read not in (None, residual):
+                        yield tensor
+                        break
+
+    def _after_relu(self, total: Op) -> str:
+        """The sum, or what a relu makes of it that alone reads it."""
+        result = total.output("Out")
+        reader = self.graph.consumers(result)[0] if self.graph.is_private(result) else None
+        return reader.output("Out") if reader is not None and reader.type in _RELUS else result
+
+    def _is_quantized(self, tensor: str, sources: Mapping[str, Any]) -> bool:
+        return tensor in {*sources, *self.at_source} or (
+            self._may_share(tensor) and all(map(self._is_mark, self.graph.consumers(tensor)))
+        )
+
+    def _read_by_kernel(self, tensor: str) -> str | None:
+        """What the convolution reads that computes `tensor`, for one reader; None without one."""
+        while self.graph.is_private(tensor):
+            op = self.graph.producer(tensor)
+            if op is None:
+                return None
+            if op.type in CONVOLUTIONS:
+                mark = self.graph.producer(op.input("Input"))
+                return mark.input("X") if mark is not None and self._is_mark(mark) else None
+            if op.type not in (*_RELUS, "batch_norm") and not self._adds_constant(op):
+                return None
+            tensor = op.input("X")
+        return None
 
     def _leads_to_quantizer(self, tensor: str) -> bool:
         """True where a quantized layer comes after the tensor."""
@@ -346,12 +410,13 @@ class _Placement:
 
     def _kernel_results(self, op: Op) -> list[str]:
         """What a convolution returns, and what it would with bias, BatchNorm and relu inside."""
+        fused = _FUSED if self.target.fuses_activations else _RELUS
         steps = [op.output("Output")]
         while self.graph.is_private(steps[-1]):
             reader = self.graph.consumers(steps[-1])[0]
             if reader.type == "batch_norm":
                 steps.append(reader.output("Y"))
-            elif reader.type in _RELUS or self._adds_constant(reader):
+            elif reader.type in fused or self._adds_constant(reader):
                 steps.append(reader.output("Out"))
             else:
                 break

@@ -18,6 +18,10 @@ class Target:
             so the sum reads the same quantized tensor as the convolutions beside it.
         needs_integer_results: a convolution runs on integers only if its result is quantized as
             well; so that gets a quantizer of its own where no layer quantizes it.
+        fuses_activations: activations run inside the convolution before them, so that its result is
+            what they return; only results that operators on integers read are quantized then.
+        adds_unrounded: a convolution that adds a residual to its result cuts that result to the
+            grid of its quantizer, and does not round it.
         int8_channels: weights are int8 with a scale per output channel, whatever they were before.
         uint8: an ONNX file for it stores activations as uint8 (signed ones around zero point 128).
         onnx_bias: how an ONNX file for it holds a bias: 'int32', on the grid of the products, as
@@ -34,6 +38,8 @@ class Target:
     saturates_low: bool = False
     sums_integers: bool = False
     needs_integer_results: bool = False
+    fuses_activations: bool = False
+    adds_unrounded: bool = False
     int8_channels: bool = False
     uint8: bool = False
     onnx_bias: str = "added"
@@ -47,10 +53,17 @@ class Target:
         return self.engines[0]
 
     @property
+    def onnx_engine(self) -> str:
+        """The engine that runs an ONNX file for it where nobody names another."""
+        return "onnxruntime" if "onnx" in self.onnx_engines else self.onnx_engines[0]
+
+    @property
     def needs_graph(self) -> bool:
         """True where the grids depend on the traced network, not on each layer alone."""
         return self.unsigned or self.sums_integers or self.needs_integer_results
 
+
+FLOAT = Target("float", onnx_bias="float32")
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -76,6 +89,20 @@ TARGETS: dict[str, Target] = {
             onnx_bias="int32",
             engines=("paddle",),
             onnx_engines=("onnx", "onnxruntime", "openvino"),
+            is_for_onnx=True,
+        ),
+        Target(
+            "openvino",
+            unsigned=True,
+            saturates_low=True,
+            needs_integer_results=True,
+            fuses_activations=True,
+            adds_unrounded=True,
+            int8_channels=True,
+            uint8=True,
+            onnx_bias="float32",
+            engines=("paddle",),
+            onnx_engines=("openvino",),
             is_for_onnx=True,
         ),
         Target(

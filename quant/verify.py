@@ -191,16 +191,15 @@ def verify(
         prefix: the file: PREFIX of PREFIX.pdmodel, or a path that ends in .onnx.
         batches: inputs as for `calibrate`; a hundred samples or more make a fair test.
         engines: of a Paddle file 'paddle' (plain CPU) and 'onednn' (oneDNN int8); of an ONNX file
-            'onnx' (the operators as stored), 'onnxruntime' and 'openvino'. None takes all but
-            'openvino'.
+            'onnx' (the operators as stored), 'onnxruntime' and 'openvino'. None takes both of the
+            former, and of the latter the first two, or what the target names where these are not
+            for it.
 
     Raises:
         VerifyError: there is no batch, or the file is missing.
     """
     prefix = os.fspath(prefix)
     is_onnx = prefix.endswith(".onnx")
-    if engines is None:
-        engines = ("onnx", "onnxruntime") if is_onnx else ENGINES
     inputs = [[t.numpy() for t in as_inputs(net, batch)] for batch in each(batches)]
     if not inputs:
         raise VerifyError("verify got no batch: at least one is needed")
@@ -211,6 +210,8 @@ def verify(
     notes: list[str] = []
     results: dict[str, tuple[Difference, ...]] = {}
     target = next(layer.target for _, layer in quantized_layers(net))
+    if engines is None:
+        engines = _engines(target) if is_onnx else ENGINES
     shares = {engine: _share(engine, target) for engine in engines}
     for engine in engines:
         try:
@@ -269,6 +270,11 @@ def _layers(
         return compare_layers(net, prefix, inputs, engine, judged.get(engine), noisy)
     except (ExportError, VerifyError) as error:
         return LayerReport(engine, notes=(f"not compared layer by layer: {error}",))
+
+
+def _engines(target: Target) -> tuple[str, ...]:
+    stored = ("onnx", "onnxruntime")
+    return stored if set(stored) & set(target.onnx_engines) else target.onnx_engines
 
 
 def _share(engine: str, target: Target) -> float:

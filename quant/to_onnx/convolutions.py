@@ -82,7 +82,7 @@ def to_last(w: Writer, x: str, rank: int, output: str) -> str:
 
 def _bias(w: Writer, op: Op, out: str, transposed: bool) -> tuple[str, str] | None:
     """The bias that is added right after, and the variable that then holds the result."""
-    if w.bias == "added":
+    if w.target.onnx_bias == "added":
         return None
     readers = w.graph.consumers(out)
     if not w.graph.is_private(out) or readers[0].type != "elementwise_add":
@@ -96,7 +96,7 @@ def _bias(w: Writer, op: Op, out: str, transposed: bool) -> tuple[str, str] | No
     if value.size != channels:
         return None
     name = None
-    if w.bias == "int32":
+    if w.target.onnx_bias == "int32":
         name = integer_bias(w, (op.input("Input"), op.input("Filter")), value)
     if name is None:
         name = w.constant(value.astype(np.float32), add.input("Y"))

@@ -101,7 +101,7 @@ def matmul(w: Writer, op: Op) -> None:
 def _as_gemm(w: Writer, op: Op) -> bool:
     out = op.output("Out")
     readers = w.graph.consumers(out)
-    if w.bias != "int32":
+    if w.target.onnx_bias != "int32":
         return False
     if len(w.shape(op.input("X"))) != 2 or not w.graph.is_private(out):
         return False

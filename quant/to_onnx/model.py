@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import ExportError
-from ..graph import Graph, Op
+from ..graph import Graph
+from ..lower import Lowered
+from ..targets import Target
 from ..trace import Traced
 from . import activations, convolutions, elementwise, pooling, quantizers, shapes  # noqa: F401
 from .writer import CONVERTERS, Writer
@@ -35,9 +37,8 @@ def check_operators(traced: Traced) -> None:
 
 def build_model(
     graph: Graph,
-    unsigned: Sequence[Op],
-    uint8: bool,
-    bias: str,
+    lowered: Lowered,
+    target: Target,
     opset: int,
     metadata: Mapping[str, str],
 ) -> Any:
@@ -45,9 +46,8 @@ def build_model(
 
     Args:
         graph: the network, lowered or float.
-        unsigned: the quantize_linear operators with an unsigned grid.
-        uint8: activations are stored as uint8, else as int8.
-        bias: `Target.onnx_bias`; 'float32' for a float network.
+        lowered: what `lower` has put into it; empty for a float network.
+        target: what the file is for; FLOAT for a float network.
         opset: version of the operator set.
         metadata: texts to store with the model.
 
@@ -56,7 +56,7 @@ def build_model(
     """
     from onnx import helper, numpy_helper
 
-    w = Writer(graph, opset, uint8, bias, unsigned)
+    w = Writer(graph, opset, target, lowered)
     for op in graph.blocks[0]:
         if id(op) not in w.done:
             CONVERTERS[op.type](w, op)

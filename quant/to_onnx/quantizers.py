@@ -22,25 +22,7 @@ _SMALLEST_STEP = np.float32(2.0**-60)
 def quantize(w: Writer, op: Op) -> None:
     """round(x / step) + zero point, half to even, saturating."""
     step, zero = _activation(w, op, op.output("Y"))
-    if not (w.bias == "int32" and _goes_from_kernel_to_sum(w, op)):
-        w.node("QuantizeLinear", [w.input(op), step, zero], w.output(op, "Y"))
-        return
-    # OpenVINO would compute convolution, quantizer and sum in one kernel, and leave the rounding in
-    # between out. An operator on the codes that changes nothing keeps them apart.
-    codes = w.node("QuantizeLinear", [w.input(op), step, zero])
-    w.node("Max", [codes, w.constant(np.asarray(0, np.uint8), "zero_point")], w.output(op, "Y"))
-
-
-def _goes_from_kernel_to_sum(w: Writer, op: Op) -> bool:
-    """True for a quantizer between a convolution and a residual sum, with no other reader."""
-    source = w.graph.producer(op.input("X"))
-    while source is not None and source.type in ("elementwise_add", "relu", "relu6"):
-        source = w.graph.producer(source.input("X"))
-    if source is None or source.type not in CONVOLUTIONS:
-        return False
-    values = [reader.output("Y") for reader in w.graph.consumers(op.output("Y"))]
-    readers = [reader for value in values for reader in w.graph.consumers(value)]
-    return len(readers) == 1 and readers[0].type == "elementwise_add"
+    w.node("QuantizeLinear", [w.input(op), step, zero], w.output(op, "Y"))
 
 
 @converts("dequantize_linear")
@@ -54,13 +36,48 @@ def dequantize(w: Writer, op: Op) -> None:
         w.node("DequantizeLinear", inputs, w.output(op, "Y"), axis=op.attr("quant_axis"))
         return
     step, zero = _activation(w, op, x)
-    w.node("DequantizeLinear", [w.read(x), step, zero], w.output(op, "Y"))
+    inputs = [w.read(x), step, zero]
+    if not _is_kept_from_sum(w, op):
+        w.node("DequantizeLinear", inputs, w.output(op, "Y"))
+        return
+    value = w.node("DequantizeLinear", inputs)
+    w.node("Add", [value, _computed_zero(w)], w.output(op, "Y"))
+
+
+def _is_kept_from_sum(w: Writer, op: Op) -> bool:
+    """True where nothing stands between a convolution, this quantizer and a residual sum.
+
+    OpenVINO computes the three in one kernel, and leaves the rounding in between out. An operator
+    that changes nothing keeps them apart.
+    """
+    if not w.target.needs_integer_results or op.input("X") in w.unrounded_codes:
+        return False
+    quantize = w.graph.producer(op.input("X"))
+    readers = w.graph.consumers(op.output("Y"))
+    if quantize is None or len(readers) != 1 or readers[0].type != "elementwise_add":
+        return False
+    source = w.graph.producer(quantize.input("X"))
+    while source is not None and source.type in ("elementwise_add", "relu", "relu6"):
+        source = w.graph.producer(source.input("X"))
+    if source is None or source.type not in CONVOLUTIONS:
+        return False
+    # A kernel takes one of two results in.
+    sides = [w.graph.producer(name) for name in readers[0].all_inputs()]
+    return all(x is None or not set(x.inputs("X")) & w.unrounded_codes for x in sides)
+
+
+def _computed_zero(w: Writer) -> str:
+    """elu(0): ONNX Runtime computes it in advance and drops what adds it, OpenVINO does neither."""
+    zero = "computed_zero"
+    if not any(zero in node.output for node in w.nodes):
+        w.node("Elu", [w.constant(np.zeros([], np.float32), "zero")], zero)
+    return zero
 
 
 def _activation(w: Writer, op: Op, codes: str) -> tuple[str, str]:
     unsigned = codes in w.unsigned_codes
     step = _activation_step(w, op, codes)
-    zero = np.uint8(0 if unsigned else 128) if w.uint8 or unsigned else np.int8(0)
+    zero = np.uint8(0 if unsigned else 128) if w.target.uint8 or unsigned else np.int8(0)
     return w.constant(step, f"{op.input('Scale')}.step"), w.constant(np.asarray(zero), "zero_point")
 
 

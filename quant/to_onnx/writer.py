@@ -9,6 +9,8 @@ import numpy as np
 
 from .. import compat
 from ..graph import DTYPES, Graph, Op
+from ..lower import Lowered
+from ..targets import Target
 
 FLOAT = "float32"
 _DTYPE_NAMES = {number: name for name, number in DTYPES.items()}
@@ -23,19 +25,16 @@ class Writer:
     Args:
         graph: the lowered network.
         opset: version of the default operator set.
-        uint8: activations are stored as uint8; else as int8.
-        bias: `Target.onnx_bias`; 'float32' for a float network.
-        unsigned: the quantize_linear operators whose grid is unsigned.
+        target: what the file is for; decides how activations and biases are stored.
+        lowered: what `lower` has put into the graph.
     """
 
-    def __init__(
-        self, graph: Graph, opset: int, uint8: bool, bias: str, unsigned: Sequence[Op]
-    ) -> None:
+    def __init__(self, graph: Graph, opset: int, target: Target, lowered: Lowered) -> None:
         self.graph = graph
         self.opset = opset
-        self.uint8 = uint8
-        self.bias = bias
-        self.unsigned_codes = {op.output("Y") for op in unsigned}
+        self.target = target
+        self.unsigned_codes = {op.output("Y") for op in lowered.unsigned}
+        self.unrounded_codes = {op.output("Y") for op in lowered.unrounded}
         self.nodes: list[Any] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.done: set[int] = set()

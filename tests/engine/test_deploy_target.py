@@ -6,6 +6,11 @@ import json
 
 import pytest
 
+from engine.errors import EngineError
+from engine.inference import require_engine
+from quant.targets import TARGETS
+from quant.verify import NAMES
+
 FLAGS = (
     "--model=lenet",
     "--data=fashion_mnist",
@@ -70,7 +75,7 @@ def test_fewer_activation_bits_than_the_engine_has_end_with_one_line(script, tmp
     assert "activation_bits=4" in done.stderr and "onednn" in done.stderr
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
 def test_training_for_a_target_of_onnx_ends_with_an_onnx_file(target, script, tmp_path):
     done = script(
         "train.py", *FLAGS, f"--deploy_target={target}", f"--model_save_dir={tmp_path}"
@@ -79,8 +84,25 @@ def test_training_for_a_target_of_onnx_ends_with_an_onnx_file(target, script, tm
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verified"] is True and summary["verification_onnx"]["passed"] is True
     assert summary["agreement_int8_qat"] >= 0.99
-    assert summary["agreement_onnx_qat"] >= (0.99 if target == "onnxruntime" else 0.9)
+    assert summary["agreement_onnx_qat"] >= (0.9 if target == "tensorrt" else 0.99)
     file = tmp_path / "inference_model" / "qat_model.onnx"
     assert summary["sizes_bytes"]["onnx"] == file.stat().st_size
-    assert (summary["int8_onednn"] is None) == (target == "onnxruntime")
-    assert "ONNX file, ONNX Runtime" in done.stdout
+    assert (summary["int8_onednn"] is None) == (target != "tensorrt")
+    engine = "openvino" if target == "openvino" else "onnxruntime"
+    assert summary["int8_onnx_engine"] == engine
+    assert f"ONNX file, {NAMES[engine]}" in done.stdout
+    images = ("--max_images=250", "--use_gpu=False", "--num_workers=0")
+    done = script("eval.py", str(file), f"--engine={engine}", *images)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    assert f"({engine})" in done.stdout
+    other = "onnxruntime" if engine == "openvino" else "openvino"
+    done = script("eval.py", str(file), f"--engine={other}", *images)
+    assert done.returncode == 0, done.stderr
+    assert ("was made for --deploy_target=openvino" in done.stderr) == (target == "openvino")
+
+
+def test_a_target_whose_engine_is_missing_is_refused_before_training(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="deploy_target=openvino.*pip install openvino"):
+        require_engine(TARGETS["openvino"])
+    require_engine(TARGETS["onednn"])

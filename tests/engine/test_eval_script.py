@@ -91,7 +91,7 @@ ENGINES_OF = {
     "m.pdmodel": ("an exported Paddle model", {"auto", "paddle", "onednn"}),
     "m.pdiparams": ("an exported Paddle model", {"auto", "paddle", "onednn"}),
     "m": ("an exported Paddle model", {"auto", "paddle", "onednn"}),
-    "a.onnx": ("an ONNX file", {"auto", "onnxruntime"}),
+    "a.onnx": ("an ONNX file", {"auto", "onnxruntime", "openvino"}),
 }
 
 

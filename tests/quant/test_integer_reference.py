@@ -253,6 +253,23 @@ def test_paddle_engines_and_the_network_against_the_integers(name, tmp_path):
         assert np.abs(found - reference).mean() <= max(3 * floor, share * span), engine
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_openvino_leaves_the_rounding_before_a_sum_out(name, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    quanter, net = trained(name, "openvino")
+    prefix = str(tmp_path / "net")
+    quanter.save_quantized_model(net, prefix, SPEC)
+    quanter.export_onnx(net, f"{prefix}.onnx", SPEC)
+    x = images(8, 11)
+    floor, span, expected = floor_and_range(net, x)
+    (reference,) = Run(read_paddle(prefix), [x]).outputs
+    compiled = openvino.Core().compile_model(
+        f"{prefix}.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for found in (expected, compiled({0: x})[0], Predictor(prefix, "paddle")([x])[0]):
+        assert np.abs(found - reference).mean() <= max(3 * floor, 0.003 * span)
+
+
 @pytest.mark.skipif(not has_int8_products(), reason="engines saturate sums on this CPU")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_engines_and_the_network_against_the_integers(name, tmp_path):

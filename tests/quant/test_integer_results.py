@@ -153,7 +153,7 @@ def test_a_copy_observes_for_itself():
 
 
 @pytest.mark.parametrize("network", [Kinds, Chain])
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
 def test_plain_cpu_computes_the_unsigned_steps_and_the_results(network, target, tmp_path):
     paddle.seed(1)
     net = network()

@@ -194,7 +194,7 @@ def test_a_layer_that_runs_twice_has_a_row_per_call(networks, images, tmp_path):
 
 
 # test_qat.py verifies them for the other two.
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
 def test_every_layer_of_networks_of_many_shapes_passes(odd_network, target, networks, tmp_path):
     if odd_network in ("tensor_condition", "words"):
         pytest.skip("takes integers, or runs one of two branches only")

@@ -126,10 +126,11 @@ def test_onnx_runtime_computes_the_network(name, target, tmp_path):
 
 
 @needs_int8_products
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_openvino_computes_the_network(name, tmp_path):
+def test_openvino_computes_the_network(name, target, tmp_path):
     openvino = pytest.importorskip("openvino")
-    quanter, net = trained(NETWORKS[name], "onnxruntime")
+    quanter, net = trained(NETWORKS[name], target)
     path = str(tmp_path / "net.onnx")
     quanter.export_onnx(net, path, SPEC)
     x = images(24, 9)
