@@ -31,6 +31,13 @@ def tensor_type(var_type: Any) -> Any:
     return var_type.dense_tensor if hasattr(var_type, "dense_tensor") else var_type.lod_tensor
 
 
+def run_custom_op(name: str, *arguments: Any) -> list[Any]:
+    """The outputs of an operator of a C++ extension."""
+    if hasattr(paddle._C_ops, "_run_custom_op"):
+        return list(paddle._C_ops._run_custom_op(name, *arguments))
+    return list(paddle.base.core.eager._run_custom_op(name, *arguments))
+
+
 def enable_onednn_int8(config: Any) -> None:
     """Switches a paddle.inference.Config to oneDNN with int8 kernels."""
     for name in ("mkldnn", "onednn"):

@@ -16,15 +16,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from paddle.base.proto import framework_pb2 as pb
 
 from .graph import CONVOLUTIONS, Graph, Op, new_op
 
-_WEIGHT = re.compile(r"^(?P<layer>.+)\.weight\.int8(_\d+)?$")
+WEIGHT = re.compile(r"^(?P<layer>.+)\.weight\.int8(_\d+)?$")
 _QUANTIZER_SCALE = re.compile(r"\.(input|output)\.scale(_\d+)?$")
 _RESCALED = re.compile(r"\.scale(_\d+)?$")
 # What the export puts before a quantizer, and after it; it belongs to the quantizer.
-_GUARD = re.compile(r"\.(below|clipped|saturated|unsigned)(_\d+|\.nchw)*$")
+GUARD = re.compile(r"\.(below|clipped|saturated|unsigned)(_\d+|\.nchw)*$")
 _GUARDS = ("clip", "relu", "scale")
 _SHIFTED = re.compile(r"\.above(_\d+)?$")
 _SHIFTS = re.compile(r"\.(above|below)")
@@ -47,6 +48,8 @@ class FileLayer:
         is_rescaled: its input is stored in units in which the scale is `RESCALED_TO`.
         read_rescaled: the `quantized` of the layers that read its output so; None where none do.
         source_is_last, quantized_is_last: a 4-D tensor whose channels are its last axis.
+        output_is_first: the result of a convolution whose channels are axis 1.
+        weight_step: the largest step of a channel of the weight.
         weight: the operator that dequantizes the weight.
         chain: the operators from `source` to `output`, `weight` left out.
     """
@@ -61,8 +64,10 @@ class FileLayer:
     read_rescaled: str | None
     source_is_last: bool
     quantized_is_last: bool
-    weight: Op
-    chain: list[Op] = field(default_factory=list)
+    output_is_first: bool
+    weight_step: float
+    weight: Any
+    chain: list[Any] = field(default_factory=list)
 
 
 def find_layers(graph: Graph) -> tuple[list[FileLayer], list[str]]:
@@ -80,7 +85,7 @@ def find_layers(graph: Graph) -> tuple[list[FileLayer], list[str]]:
             weight = _int8_weight(graph, readers, op)
             if weight is None:
                 continue
-            match = _WEIGHT.match(weight.input("X"))
+            match = WEIGHT.match(weight.input("X"))
             if match is None:
                 continue
             layer = _follow(graph, readers, op, weight, match["layer"]) if number == 0 else None
@@ -141,7 +146,7 @@ def _follow(graph: Graph, readers: _Readers, op: Op, weight: Op, name: str) -> F
     chain[:0] = [quantize, maker]
     source = quantize.input("X")
     guard = readers.producer.get(source)
-    while guard is not None and guard.type in _GUARDS and _GUARD.search(source):
+    while guard is not None and guard.type in _GUARDS and GUARD.search(source):
         chain.insert(0, guard)
         source = guard.input("X")
         guard = readers.producer.get(source)
@@ -162,6 +167,8 @@ def _follow(graph: Graph, readers: _Readers, op: Op, weight: Op, name: str) -> F
         read_rescaled=_read_rescaled(readers, output),
         source_is_last=_transposes(chain) % 2 == 1,
         quantized_is_last=quantized_is_last,
+        output_is_first=op.type in CONVOLUTIONS and op.attr("data_format") != "NHWC",
+        weight_step=float(np.max(graph.constants[weight.input("Scale")])) / 127,
         weight=weight,
         chain=chain,
     )

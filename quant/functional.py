@@ -16,6 +16,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from . import native
 from .grid import Grid, symmetric
 
 # Adding and subtracting 1.5 * 2^23 leaves a float32 below 2^22 rounded half to even by the
@@ -53,29 +54,89 @@ def quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 def dequantize(codes: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """Values of codes: q * s / high."""
-    return codes * scale / float(grid.high)
+    # By a tensor: some versions of Paddle multiply by the reciprocal of a number instead.
+    return codes * scale / paddle.full([1], float(grid.high), dtype="float32")
+
+
+def quantize_dequantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """The values of the codes of `x`, without a gradient; float32."""
+    if native.runs_on(x):
+        return native.fake_quant(x, scale, grid)
+    return dequantize(quantize(x, scale, grid), scale, grid)
 
 
 class _FakeQuant(PyLayer):
-    """quantize followed by dequantize; the gradient is handed through unchanged (STE)."""
+    """The gradient is handed through unchanged (STE), so nothing is kept for it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: list[Any]) -> Tensor:
-        scale, grid = how
-        return dequantize(quantize(x, scale, grid), scale, grid)
+        return quantize_dequantize(x, *how)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
-def fake_quant(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+class _FakeQuantPact(PyLayer):
+    """The saturation of a scale that is at most alpha is the clip at alpha."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, how: list[Any]) -> Tensor:
+        _keep_for_pact(ctx, x, alpha)
+        return quantize_dequantize(x, *how)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return _pact_backward(ctx, grad)
+
+
+class _Pact(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        _keep_for_pact(ctx, x, alpha)
+        return paddle.maximum(paddle.minimum(x, alpha), -alpha)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return _pact_backward(ctx, grad)
+
+
+def _keep_for_pact(ctx: Any, x: Tensor, alpha: Tensor) -> None:
+    ctx.save_for_backward(x, alpha)
+    ctx.wanted = not x.stop_gradient, not alpha.stop_gradient
+
+
+def _pact_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    x, alpha = ctx.saved_tensor()
+    # For an input without a gradient a PyLayer has to return None.
+    dx, dalpha = (g if w else None for g, w in zip(pact_gradients(x, alpha, grad), ctx.wanted))
+    return dx, dalpha
+
+
+def pact_gradients(x: Tensor, alpha: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients for `x` and for `alpha`, shape [1], of what `pact` gives.
+
+    dx = grad where |x| <= alpha, else 0; dalpha = sum(grad where x > alpha)
+    - sum(grad where x < -alpha).
+    """
+    if native.runs_on(x) and grad.dtype == paddle.float32:
+        return native.pact_backward(x, alpha, grad)
+    none = paddle.zeros_like(grad)
+    above, below = x > alpha, x < -alpha
+    inside = paddle.logical_not(paddle.logical_or(above, below))
+    dalpha = paddle.where(above, grad, none).sum() - paddle.where(below, grad, none).sum()
+    return paddle.where(inside, grad, none), dalpha.reshape([1]).astype(alpha.dtype)
+
+
+def fake_quant(x: Tensor, scale: Tensor, grid: Grid, alpha: Tensor | None = None) -> Tensor:
     """Fake quantization with a straight-through gradient: dy/dx = 1 everywhere, none for s.
 
     Args:
         x: float tensor of any shape; the arithmetic is float32.
-        scale: float32 tensor, broadcastable to `x`.
+        scale: float32 tensor, one number or one per index of an axis, broadcastable to `x`.
         grid: the codes, of 2 to 16 bits.
+        alpha: where PACT clips, shape [1], not below `scale`; the gradient is then PACT's
+            (`pact_gradients`).
 
     Source: Bengio et al., arXiv:1308.3432 (straight-through estimator); the identity gradient is
     that of Paddle's fake_quantize_dequantize ops.
@@ -83,17 +144,17 @@ def fake_quant(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     dtype = x.dtype
     if dtype != paddle.float32:
         x = x.astype("float32")
-    y = _FakeQuant.apply(x, [scale.detach(), grid])
+    how = [scale.detach(), grid]
+    y = _FakeQuant.apply(x, how) if alpha is None else _FakeQuantPact.apply(x, alpha, how)
     return y if dtype == paddle.float32 else y.astype(dtype)
 
 
 def pact(x: Tensor, alpha: Tensor) -> Tensor:
     """PACT on both sides (arXiv:1805.06085): y = x - relu(x - alpha) + relu(-alpha - x).
 
-    Clips `x` to [-alpha, alpha]; d y / d alpha is 1 above alpha, -1 below -alpha, else 0.
+    That is `x` clipped to [-alpha, alpha]; d y / d alpha is 1 above alpha, -1 below -alpha, else 0.
     """
-    relu = paddle.nn.functional.relu
-    return x - relu(x - alpha) + relu(-alpha - x)
+    return _Pact.apply(x, alpha)
 
 
 def abs_max(x: Tensor, axis: int | None = None) -> Tensor:
@@ -101,6 +162,8 @@ def abs_max(x: Tensor, axis: int | None = None) -> Tensor:
     x = x.detach()
     if x.dtype != paddle.float32:
         x = x.astype("float32")
+    if native.runs_on(x):
+        return native.abs_max(x, axis)
     if axis is None:
         return x.abs().max().reshape([1])
     others = [i for i in range(len(x.shape)) if i != axis]

@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
@@ -24,9 +24,11 @@ from . import paddle_format
 from .convert import quantized_layers
 from .errors import VerifyError
 from .file_layers import RESCALED_TO, FileLayer, find_layers, standing_alone, with_outputs
-from .graph import CONVOLUTIONS, Graph
+from .graph import Graph
 from .layers import base_kind
 from .modes import evaluating
+from .onnx_layers import OnnxGraph
+from .onnx_predictor import OnnxPredictor
 from .predictor import Predictor
 from .recorder import LayerCall, recording
 
@@ -35,7 +37,7 @@ _MAX_ELEMENTS = 400_000  # of the inputs: two images of 224 pixels
 # A layer alone may differ by this share of its output's range, or by a multiple of what one ulp of
 # noise on its input does to it. Both engines stay below 1e-6 where the CPU has int8 instructions
 # (VNNI); without them oneDNN rounds weights once more or saturates sums, and that is to be seen.
-ALONE = {"paddle": 1e-5, "onednn": 1e-4}
+ALONE = {"paddle": 1e-5, "onnx": 1e-5, "onednn": 1e-4}
 FLOORS = 3.0
 _EQUAL = 1e-5  # outputs are equal within this share of the range
 # Given the same input, so many codes may lie one beside the network's: values on a rounding step.
@@ -225,10 +227,10 @@ def compare_layers(
 
     Args:
         net: the network that was exported.
-        prefix: the exported file.
+        prefix: the exported file, for 'onnx' with its ending.
         inputs: batches, each with one array per input; the first samples are taken, at most
             `MAX_INPUTS`.
-        engine: 'paddle' or 'onednn'.
+        engine: 'paddle' or 'onednn'; 'onnx' for an ONNX file, as its operators are stored.
         share: the share of its range that the mean difference of an input within the file may
             reach; None where the engine is not judged.
         noisy: makers of contexts in which `net` runs with one ulp of noise after each layer.
@@ -236,20 +238,20 @@ def compare_layers(
     Raises:
         VerifyError, ExportError: the file does not run, or is damaged.
     """
-    graph = paddle_format.read_graph(prefix)
-    layers, lost = find_layers(graph)
+    file: _Stored = _OnnxFile(prefix) if engine == "onnx" else _PaddleFile(prefix)
+    layers, lost = file.find_layers()
     if not layers:
         note = "the file names no layer of a quantized network; it is not compared layer by layer"
         return LayerReport(engine, notes=(note,))
-    batch = _few(graph, inputs)
+    batch = _few(file.input_sizes(), inputs)
     with tempfile.TemporaryDirectory() as folder, evaluating(net), paddle.no_grad():
         with recording(net, with_noise=True) as calls:
             net(*[paddle.to_tensor(x) for x in batch])
-        subjects, notes = _match(calls, graph, layers, lost, net)
+        subjects, notes = _match(calls, layers, lost, net)
         if subjects:
             by_call = {(c.name, n): c for c, n in zip(calls, _numbers(calls))}
             pairs = [(subject, by_call[subject.name, subject.call]) for subject in subjects]
-            _compare(_FileRuns(graph, subjects, engine, folder), batch, pairs)
+            _compare(_FileRuns(file, subjects, engine, folder), batch, pairs)
             for make in noisy:
                 with make(), recording(net, with_noise=False) as others:
                     net(*[paddle.to_tensor(x) for x in batch])
@@ -259,9 +261,8 @@ def compare_layers(
     return LayerReport(engine, count, rows, tuple(notes))
 
 
-def _few(graph: Graph, inputs: list[list[np.ndarray]]) -> list[np.ndarray]:
+def _few(sizes: list[int], inputs: list[list[np.ndarray]]) -> list[np.ndarray]:
     """The first samples, where the file takes any number of them; else the first batch."""
-    sizes = [(graph.shape(name) or [0])[0] for name in graph.inputs]
     batch = inputs[0]
     lengths = {array.shape[0] if array.ndim else 0 for array in batch}
     if any(size != -1 for size in sizes) or len(lengths) != 1 or 0 in lengths:
@@ -286,7 +287,6 @@ def _numbers(calls: list[LayerCall]) -> list[int]:
 
 def _match(
     calls: list[LayerCall],
-    graph: Graph,
     layers: list[FileLayer],
     lost: list[str],
     net: nn.Layer,
@@ -319,8 +319,7 @@ def _match(
         for (call, number), found in zip(group, found_layers):
             subject = _Subject(call.name, call.layer, number, found, _hidden(call, found))
             if call.layer.integer_bias is not None:
-                largest = float(np.max(graph.constants[found.weight.input("Scale")]))
-                subject.bias_step = subject.step * largest / 127
+                subject.bias_step = subject.step * found.weight_step
             subjects[call.name, number] = subject
     order = [(call.name, number) for call, number in zip(calls, _numbers(calls))]
     notes = []
@@ -358,26 +357,103 @@ def _hidden(call: LayerCall, found: FileLayer) -> str:
 # --- running the file -----------------------------------------------------------------------
 
 
+class _Stored(Protocol):
+    """A file whose layers can be found, shown, and cut out."""
+
+    def find_layers(self) -> tuple[list[FileLayer], list[str]]:
+        """The layers in the order of running, and the names of those that cannot be followed."""
+
+    def input_sizes(self) -> list[int]:
+        """The first size of each input, -1 where it is open."""
+
+    def show(self, names: list[str], path: str, engine: str) -> tuple[list[str], Any]:
+        """All outputs of a copy that also returns these tensors, and what runs it."""
+
+    def cut(self, layers: list[FileLayer], unsigned: set[int], path: str, engine: str) -> Any:
+        """What runs a copy in which each layer stands alone."""
+
+
+class _PaddleFile:
+    def __init__(self, prefix: str) -> None:
+        self.graph = paddle_format.read_graph(prefix)
+
+    def find_layers(self) -> tuple[list[FileLayer], list[str]]:
+        return find_layers(self.graph)
+
+    def input_sizes(self) -> list[int]:
+        return [(self.graph.shape(name) or [0])[0] for name in self.graph.inputs]
+
+    def show(self, names: list[str], path: str, engine: str) -> tuple[list[str], Any]:
+        whole = with_outputs(self.graph, names)
+        return whole.outputs, self._run(whole, path, engine)
+
+    def cut(self, layers: list[FileLayer], unsigned: set[int], path: str, engine: str) -> Any:
+        alone = standing_alone(self.graph, layers, unsigned, _sees_all(engine))
+        return self._run(alone, path, engine)
+
+    def _run(self, graph: Graph, path: str, engine: str) -> Predictor:
+        paddle_format.save(graph, path)
+        return _opened(lambda: Predictor(path, engine))
+
+
+class _OnnxFile:
+    def __init__(self, path: str) -> None:
+        import onnx
+
+        self.graph = OnnxGraph(onnx.load(path))
+
+    def find_layers(self) -> tuple[list[FileLayer], list[str]]:
+        return self.graph.find_layers()
+
+    def input_sizes(self) -> list[int]:
+        return self.graph.input_sizes()
+
+    def show(self, names: list[str], path: str, engine: str) -> tuple[list[str], Any]:
+        model = self.graph.with_outputs(names)
+        return [item.name for item in model.graph.output], self._run(model, path, engine)
+
+    def cut(self, layers: list[FileLayer], unsigned: set[int], path: str, engine: str) -> Any:
+        return self._run(self.graph.standing_alone(layers), path, engine)
+
+    def _run(self, model: Any, path: str, engine: str) -> OnnxPredictor:
+        import onnx
+
+        onnx.save(model, f"{path}.onnx")
+        return _opened(lambda: OnnxPredictor(f"{path}.onnx", engine))
+
+
+def _opened(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except VerifyError as error:
+        raise VerifyError(f"a copy of the file that shows its layers: {error}") from None
+
+
+def _sees_all(engine: str) -> bool:
+    """False for oneDNN, which fuses a convolution with what follows.
+
+    To return its result would keep it from that; to return the inputs of the quantizers changes
+    nothing (a test sees to that).
+    """
+    return engine != "onednn"
+
+
 class _FileRuns:
     """The two copies of the file, ready to run."""
 
-    def __init__(self, graph: Graph, subjects: list[_Subject], engine: str, folder: str) -> None:
+    def __init__(self, file: _Stored, subjects: list[_Subject], engine: str, folder: str) -> None:
         self.subjects, self.engine = subjects, engine
-        self.sees_all = engine == "paddle"
-        # oneDNN fuses a convolution with what follows. To return its result would keep it from
-        # that; to return the inputs of the quantizers changes nothing (a test sees to that).
+        self.sees_all = _sees_all(engine)
         names = [s.found.source for s in subjects]
         if self.sees_all:
             names += [s.found.quantized for s in subjects] + [s.found.output for s in subjects]
-        whole = with_outputs(graph, names)
         unsigned = {
             i for i, s in enumerate(subjects)
             if engine == "onednn" and s.layer._act_quant.grid.is_unsigned
         }  # fmt: skip
-        alone = standing_alone(graph, [s.found for s in subjects], unsigned, self.sees_all)
-        self._outputs = whole.outputs
-        self._whole = _predictor(whole, os.path.join(folder, "whole"), engine)
-        self._alone = _predictor(alone, os.path.join(folder, "alone"), engine)
+        self._outputs, self._whole = file.show(names, os.path.join(folder, "whole"), engine)
+        layers = [s.found for s in subjects]
+        self._alone = file.cut(layers, unsigned, os.path.join(folder, "alone"), engine)
 
     def whole(self, batch: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors of the file on these inputs, by name."""
@@ -388,14 +464,6 @@ class _FileRuns:
         found = self._alone(fed)
         count = len(self.subjects)
         return found[:count], found[count:]
-
-
-def _predictor(graph: Graph, prefix: str, engine: str) -> Predictor:
-    paddle_format.save(graph, prefix)
-    try:
-        return Predictor(prefix, engine)
-    except VerifyError as error:
-        raise VerifyError(f"a copy of the file that shows its layers: {error}") from None
 
 
 def _compare(
@@ -453,10 +521,10 @@ def _expected(subject: _Subject, call: LayerCall) -> tuple[np.ndarray, float]:
     value, noise = call.y, call.noise
     if call.normalized is not None and not subject.found.batch_norm_follows:
         value, noise = call.normalized, call.normalized_noise
-    in_file = subject.found.chain[-2 if subject.found.has_bias else -1]
     was_last = getattr(subject.layer, "_data_format", "NCHW") == "NHWC"
-    is_first = in_file.type in CONVOLUTIONS and in_file.attr("data_format") != "NHWC"
-    return value.transpose(0, 3, 1, 2) if was_last and is_first else value, noise
+    if was_last and subject.found.output_is_first:
+        value = value.transpose(0, 3, 1, 2)
+    return value, noise
 
 
 def _output_unit(subject: _Subject, pairs: list[tuple[_Subject, LayerCall]]) -> float:
@@ -492,7 +560,7 @@ def _row(subject: _Subject, engine: str, share: float | None) -> LayerRow:
         call=subject.call,
         alone=subject.alone.error(),
         alone_floor=subject.alone_floor / subject.alone.range if subject.alone.count else None,
-        codes_alone=codes.agreement if codes is not None and engine == "paddle" else None,
+        codes_alone=codes.agreement if codes is not None and _sees_all(engine) else None,
         input=subject.input.error(),
         output=subject.output.error(),
         input_floor=_largest_mean(subject.input_floor),
@@ -523,7 +591,7 @@ def _departs(subject: _Subject, engine: str, share: float, row: LayerRow) -> str
 
 
 def _same_codes(subject: _Subject, engine: str, found: LayerError) -> bool:
-    if engine != "paddle":  # of the output, where the codes are not to be seen
+    if not _sees_all(engine):  # of the output, where the codes are not to be seen
         return found.mean <= ALONE[engine]
     one_step = 1.01 * subject.step / subject.codes.range
     return found.agreement >= 1 - _MOVED_CODES and found.max <= one_step

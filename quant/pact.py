@@ -97,15 +97,18 @@ class Pact(nn.Layer):
         """
         self.alpha.optimize_attr["learning_rate"] = 0.0
 
+    def alpha_for(self, x: Tensor) -> Tensor:
+        """Where `x` is clipped, shape [1], with a gradient for alpha in training."""
+        if not self.training:
+            return self.bound()
+        self._start_if_unset(x)
+        # The floored value with the gradient of alpha, which can so climb back. The bracket is
+        # exactly 0; alpha + (floored - alpha) would round the floor away below a large -alpha.
+        return self.floored() + (self.alpha - self.alpha.detach())
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` clipped to [-alpha, alpha]."""
-        if self.training:
-            self._start_if_unset(x)
-            # The floored value with the gradient of alpha, which can so climb back. The bracket is
-            # exactly 0; alpha + (floored - alpha) would round the floor away below a large -alpha.
-            alpha = self.floored() + (self.alpha - self.alpha.detach())
-        else:
-            alpha = self.bound()
+        alpha = self.alpha_for(x)
         return pact(x, alpha.astype(x.dtype) if alpha.dtype != x.dtype else alpha)
 
     def floored(self) -> Tensor:

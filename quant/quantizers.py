@@ -67,10 +67,16 @@ class ObservedQuantizer(nn.Layer):
         """True where the next forward takes statistics."""
         return self.calibrating or (self.observing and self.training)
 
-    def observe(self, x: Tensor) -> None:
-        """Takes the statistics of one tensor; all ranks of a job take the largest of theirs."""
+    def observe(self, x: Tensor, upper: Tensor | None = None) -> None:
+        """Takes the statistics of one tensor, cut at `upper` if given.
+
+        All ranks of a job take the largest of theirs.
+        """
         with paddle.no_grad():
-            self._update(distributed.max_over_ranks(abs_max(x)))
+            largest = abs_max(x)
+            if upper is not None:
+                largest = paddle.minimum(largest, upper)
+            self._update(distributed.max_over_ranks(largest))
 
     def _update(self, batch_max: Tensor) -> None:
         raise NotImplementedError
@@ -81,14 +87,18 @@ class ObservedQuantizer(nn.Layer):
         for buffer in self.buffers():
             buffer.set_value(paddle.zeros_like(buffer))
 
-    def forward(self, x: Tensor, upper: Tensor | None = None, observe: bool = True) -> Tensor:
-        """Observes `x` where it should, and fake quantizes it with a scale of at most `upper`.
+    def forward(self, x: Tensor, alpha: Tensor | None = None, observe: bool = True) -> Tensor:
+        """Observes `x` where it should, and fake quantizes it.
 
-        `observe` is False for a tensor that has been observed already in this step.
+        Args:
+            x: any shape.
+            alpha: where PACT clips, shape [1]: neither statistics nor scale go beyond it.
+            observe: False for a tensor that has been observed already in this step.
         """
         observed = self.observes_now
+        upper = None if alpha is None else alpha.detach()
         if observed and observe:
-            self.observe(x)
+            self.observe(x, upper)
         if not self.fake_quant_enabled:
             return x
         if not self._warned:
@@ -96,7 +106,9 @@ class ObservedQuantizer(nn.Layer):
         scale = self._scale_for(observed)
         if self.group is not None:
             scale = self.group.scale(scale)
-        return fake_quant(x, scale if upper is None else paddle.minimum(scale, upper), self.grid)
+        if upper is not None:
+            scale = paddle.minimum(scale, upper)
+        return fake_quant(x, scale, self.grid, alpha)
 
     def _warn_if_empty(self) -> None:
         self._warned = True  # or found to need no warning
@@ -220,12 +232,14 @@ class ActivationQuantizer(nn.Layer):
 
     def forward(self, x: Tensor, observe: bool = True) -> Tensor:
         """The fake-quantized tensor; `observe` is False where `x` has been observed already."""
-        quantizer = self.quantizer
-        if self.preprocess is not None and getattr(quantizer, "fake_quant_enabled", True):
-            x = self.preprocess(x)
-        if isinstance(quantizer, ObservedQuantizer):
-            return quantizer(x, self._upper_bound(), observe)
-        return quantizer(x)
+        quantizer, preprocess = self.quantizer, self.preprocess
+        if not getattr(quantizer, "fake_quant_enabled", True):
+            preprocess = None
+        if isinstance(quantizer, ObservedQuantizer) and isinstance(preprocess, Pact):
+            return quantizer(x, preprocess.alpha_for(x), observe)
+        if preprocess is not None:
+            x = preprocess(x)
+        return quantizer(x, observe=observe) if self.is_builtin() else quantizer(x)
 
     def fresh(self) -> ActivationQuantizer:
         """Another one, for another tensor: the same quantizer without a scale, and no PACT."""

@@ -5,7 +5,7 @@ across a rounding step, and each such flip spreads. How far is the *float floor*
 the network against itself with a relative error of one unit in the last place (2^-23, random
 sign) put on the output of every layer.
 
-Then each layer of a Paddle file is held against its layer of the network; see layerwise.py.
+Then each layer of the file is held against its layer of the network; see layerwise.py.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Verdict:
         failures: one line for each bound that does not hold; empty when all hold.
         notes: what is shown and not judged, and why.
         bounds: per engine that was judged, the allowed mean difference as a share of the range.
-        layers: one row per call of a quantized layer, in the order in which they run; empty for
-            an ONNX file.
+        layers: one row per call of a quantized layer, in the order in which they run.
         layers_engine: what ran the file for these rows; None where there are none.
         layers_inputs: on how many samples.
     """
@@ -234,8 +233,11 @@ def verify(
             notes.append(f"{reason}; its row is shown, not judged")
     judged = {e: shares[e] for e in engines if _why_not_judged(net, e, target) is None}
     layers = LayerReport("")
-    if not is_onnx and any(results.values()):
-        layers = _layers(net, prefix, inputs, engines, judged)
+    if any(results.values()):
+        engine = "onnx" if is_onnx else next(iter(judged), engines[0])
+        # Where only an engine that optimizes an ONNX file is judged, its layers are, alone.
+        share = judged.get(engine, float("inf") if is_onnx and judged else None)
+        layers = _layers(net, prefix, inputs, engine, share)
         if not failures:
             layers = layers.of_wrong_layers()
         notes += layers.notes
@@ -260,14 +262,12 @@ def _layers(
     net: nn.Layer,
     prefix: str,
     inputs: list[list[np.ndarray]],
-    engines: Sequence[str],
-    judged: dict[str, float],
+    engine: str,
+    share: float | None,
 ) -> LayerReport:
-    """Layer by layer, on the first engine that is judged (else on the first)."""
-    engine = next(iter(judged), engines[0])
     noisy = [partial(_one_ulp_noise, net, seed) for seed in range(_NOISE_RUNS_OF_LAYERS)]
     try:
-        return compare_layers(net, prefix, inputs, engine, judged.get(engine), noisy)
+        return compare_layers(net, prefix, inputs, engine, share, noisy)
     except (ExportError, VerifyError) as error:
         return LayerReport(engine, notes=(f"not compared layer by layer: {error}",))
 

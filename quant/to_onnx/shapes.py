@@ -210,12 +210,27 @@ def pad(w: Writer, op: Op) -> None:
         begins, ends = ([0, 0, *side] if first else [0, *side, 0] for side in spatial)
         mode, value = op.attr("mode", "constant"), op.attr("value", 0.0)
     if mode == "circular":
-        raise ExportError("padding of mode 'circular' has no ONNX form")
+        w.same(op, _wrapped(w, w.read(x), begins, ends))
+        return
     kind = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
     inputs = [w.read(x), w.ints([*begins, *ends])]
     if kind == "constant":
         inputs.append(w.scalar(value, x))
     w.node("Pad", inputs, w.output(op), mode=kind)
+
+
+def _wrapped(w: Writer, x: str, begins: list[int], ends: list[int]) -> str:
+    """A tensor continued by itself: its last values before it, its first ones after it."""
+    for axis, (begin, end) in enumerate(zip(begins, ends)):
+        parts = [x]
+        if begin:
+            bounds = [w.ints([-begin]), w.ints([2**31 - 1]), w.ints([axis])]
+            parts.insert(0, w.node("Slice", [x, *bounds]))
+        if end:
+            parts.append(w.node("Slice", [x, w.ints([0]), w.ints([end]), w.ints([axis])]))
+        if len(parts) > 1:
+            x = w.node("Concat", parts, axis=axis)
+    return x
 
 
 @converts("shape")
