@@ -13,6 +13,8 @@ import warnings
 
 import numpy as np
 
+from .memory import keep_freed_memory
+
 # Of Paddle: about compiling operators, and about every BatchNorm that is trained.
 IRRELEVANT_WARNINGS = ("No ccache found", "When training, we now always track global mean")
 
@@ -39,7 +41,7 @@ def available_cores() -> int:
 
 
 def select_device(use_gpu: bool) -> str:
-    """Set and return Paddle's device, ``"gpu"`` or ``"cpu"``.
+    """Set and return Paddle's device, ``"gpu"`` or ``"cpu"``; on the CPU, keep freed memory.
 
     Args:
         use_gpu: the wish. Where no GPU can be used, one warning line says so and the CPU is taken.
@@ -55,6 +57,7 @@ def select_device(use_gpu: bool) -> str:
         if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
             print(f"warning: {reason}; running on the CPU", file=sys.stderr, flush=True)
     paddle.device.set_device("cpu")
+    keep_freed_memory()
     return "cpu"
 
 

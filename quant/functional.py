@@ -167,7 +167,7 @@ def abs_max(x: Tensor, axis: int | None = None) -> Tensor:
     if axis is None:
         return x.abs().max().reshape([1])
     others = [i for i in range(len(x.shape)) if i != axis]
-    return x.abs().max(axis=others, keepdim=True)
+    return x.abs().max(axis=others, keepdim=True) if others else x.abs()
 
 
 def codes_numpy(x: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:

@@ -44,11 +44,13 @@ class OnnxGraph:
         for node in self.nodes:
             weight = self._weight(node)
             match = WEIGHT.match(weight.input[0]) if weight is not None else None
-            if match is not None:
-                layer = self._follow(node, weight, match["layer"])
-                (lost if layer is None else found).append(
-                    match["layer"] if layer is None else layer
-                )
+            if match is None or weight is None:
+                continue
+            layer = self._follow(node, weight, match["layer"])
+            if layer is None:
+                lost.append(match["layer"])
+            else:
+                found.append(layer)
         return found, lost
 
     def input_sizes(self) -> list[int]:
