@@ -17,9 +17,9 @@ A step is forward, cross entropy, backward and the update of Momentum, on random
               another Python with --torch_python; ratios are to `torch`, never across frameworks
 
 Each variant is a process of its own, and they take one step each in turn, round after round; ratios
-are taken within a round. Peak memory is that of the process, the part before the first step left
-out. What cannot run is left out and named. Writes a JSON (command, versions, commit, all medians),
-a CSV and a PNG.
+are taken within a round. Peak memory is that of the process less what it had before the network was
+built. What cannot run is left out and named. Writes a JSON (command, versions, commit, medians), a
+CSV and a PNG.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def write(rows: list[dict[str, Any]], prefix: Path) -> None:
         "paddle": paddle_version(),
         "cpu": cpu(),
         "unit": "ms, median over rounds; A_over_B is the median of the ratios within a round; "
-        "bytes: growth of the process's peak from before the first step",
+        "bytes: growth of the process's peak from before the network was built",
         "date": time.strftime("%Y-%m-%d"),
         "rows": rows,
     }
