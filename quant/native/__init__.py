@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import paddle
@@ -30,6 +32,7 @@ from ..grid import Grid
 
 SOURCE = Path(__file__).with_name("fake_quant.cc")
 CUDA_SOURCE = Path(__file__).with_name("fake_quant.cu")
+CUDA_HEADER = Path(__file__).with_name("fake_quant.cuh")
 # The same sums in the same order as Paddle's operators: no fused multiply-add.
 _FLAGS = ["-O3", "-fopenmp", "-ffp-contract=off"]
 _BUILD = """
@@ -90,6 +93,7 @@ def _run(name: str, *arguments: object) -> list[Tensor]:
     return compat.run_custom_op(f"paddleqat_{name}", *whole)
 
 
+@cache
 def compiles_cuda() -> bool:
     """True where the library has its kernels for the GPU: Paddle does, and nvcc is there."""
     if not paddle.is_compiled_with_cuda():
@@ -105,11 +109,12 @@ def _prepare() -> bool:
     try:
         load(library(cache_folder()))
     except (BuildError, OSError) as error:
-        print(
-            f"note: fake quantization runs on Paddle's own operators, with the same results and "
-            f"slower: {error}",
-            file=sys.stderr,
-        )
+        if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":  # one process of a job speaks
+            print(
+                f"note: fake quantization runs on Paddle's own operators, with the same results "
+                f"and slower: {error}",
+                file=sys.stderr,
+            )
         return False
     return True
 
@@ -168,28 +173,24 @@ def _key(sources: list[Path]) -> str:
         raise BuildError(f"there is no C++ compiler ({compiler()})") from None
     digest = hashlib.sha256()
     parts = [version, paddle.__version__, paddle.version.commit, sys.version, platform.machine()]
-    for part in [*parts, *_FLAGS, *(source.read_text() for source in sources)]:
+    read = [*sources, *([CUDA_HEADER] if CUDA_SOURCE in sources else [])]
+    for part in [*parts, *_FLAGS, *(source.read_text() for source in read)]:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def _build(sources: list[Path], path: Path) -> None:
     """Compiles in a temporary folder and moves the library to its name."""
-    import json
-
     print("compiling the kernels of fake quantization, once ...", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
-        job = json.dumps([_NAME, folder, [str(source) for source in sources], _FLAGS])
+        flags = [*_FLAGS, *(["-DPADDLEQAT_CUDA"] if CUDA_SOURCE in sources else [])]
+        job = json.dumps([_NAME, folder, [str(source) for source in sources], flags])
         try:
             done = subprocess.run(
                 [sys.executable, "-c", _BUILD, job],
                 capture_output=True,
                 text=True,
                 timeout=_SECONDS,
-                env={
-                    **os.environ,
-                    "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-                },
             )
         except subprocess.TimeoutExpired:
             raise BuildError(f"the compiler took more than {_SECONDS} s") from None

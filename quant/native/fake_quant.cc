@@ -14,7 +14,7 @@
 
 #include "paddle/extension.h"
 
-#ifdef PADDLE_WITH_CUDA
+#ifdef PADDLEQAT_CUDA
 #include "fake_quant.cuh"
 #endif
 
@@ -101,7 +101,7 @@ FOR_EACH_CPU void pact_grad_block(const float* x, const float* grad, float* dx, 
 int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
 
 // The tensor as [outer, channels, inner] around an axis; one channel if the axis is -1.
-#ifdef PADDLE_WITH_CUDA
+#ifdef PADDLEQAT_CUDA
 using paddleqat::Layout;
 #else
 struct Layout {
@@ -140,7 +140,7 @@ std::vector<paddle::Tensor> AbsMax(const paddle::Tensor& x, int axis) {
   auto out = paddle::empty(kept_shape(x.shape(), axis), x.dtype(), x.place());
   const float* data = x.data<float>();
   float* result = out.data<float>();
-#ifdef PADDLE_WITH_CUDA
+#ifdef PADDLEQAT_CUDA
   if (x.is_gpu()) {
     paddleqat::abs_max_cuda(data, result, layout_of(x, axis), x.stream());
     return {out};
@@ -188,7 +188,7 @@ std::vector<paddle::Tensor> FakeQuant(const paddle::Tensor& x, const paddle::Ten
   const float* data = x.data<float>();
   const float* scales = scale.data<float>();
   float* result = out.data<float>();
-#ifdef PADDLE_WITH_CUDA
+#ifdef PADDLEQAT_CUDA
   if (x.is_gpu()) {
     paddleqat::fake_quant_cuda(data, scales, result, layout_of(x, axis), low, high, rounds,
                                x.stream());
@@ -239,7 +239,7 @@ std::vector<paddle::Tensor> PactGrad(const paddle::Tensor& x, const paddle::Tens
   auto dalpha = paddle::empty({1}, x.dtype(), x.place());
   const float *data = x.data<float>(), *grads = grad.data<float>();
   float* result = dx.data<float>();
-#ifdef PADDLE_WITH_CUDA
+#ifdef PADDLEQAT_CUDA
   if (x.is_gpu()) {
     paddleqat::pact_backward_cuda(data, alpha.data<float>(), grads, result, dalpha.data<float>(),
                                   x.numel(), x.stream());
