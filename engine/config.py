@@ -601,6 +601,10 @@ def load_config(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
     usage, examples = _USAGE[cls]
     words = sys.argv[1:] if argv is None else argv
     given, in_file = parse_flags(cls, words, GROUPS, usage, examples)
+    for name, switch in SWITCHES.items():
+        # Who switches something off on the command line means what the file says of it, too.
+        if name in in_file and switch in given and switch not in in_file and not given[switch]:
+            del given[name]
     try:
         return cls(**given)
     except (EngineError, ModelError) as error:

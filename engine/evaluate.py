@@ -39,19 +39,36 @@ from .weights import weights_file, weights_size
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A file that is ready to be evaluated.
+
+    Attributes:
+        task: what it is for.
+        forward: the function from images to logits.
+        size: in bytes.
+        engine: what runs it: a value of ``--engine`` other than 'auto'.
+    """
+
+    task: Task
+    forward: Forward
+    size: int
+    engine: str
+
+
+@dataclass(frozen=True)
 class Kind:
     """A kind of file that can be evaluated.
 
     Attributes:
         title: what to call it.
-        engines: what can run it, by the value of ``--engine``.
-        open: reads it; returns its task, the function from images to logits, its size in bytes.
+        engines: the values of ``--engine`` that it can be run with.
+        open: reads it.
         hint: what to do about the other engines.
     """
 
     title: str
-    engines: dict[str, str]
-    open: Callable[[EvalConfig, str], tuple[Task, Forward, int]]
+    engines: tuple[str, ...]
+    open: Callable[[EvalConfig], Opened]
     hint: str
 
 
@@ -63,17 +80,18 @@ def run_evaluation(cfg: EvalConfig) -> int:
     """
     distributed.require_one_process("eval.py")
     kind = kind_of(cfg.path)
-    backend = choose_engine(cfg, kind)
+    check_engine(cfg, kind)
     if cfg.output is not None:
         make_writable_folder(Path(cfg.output).absolute().parent, "--output")
     if cfg.details is not None:
         make_writable_folder(Path(cfg.details), "--details")
     # The engines of exported files run on the CPU.
     select_device(cfg.use_gpu and kind is CHECKPOINT)
-    task, forward, size = kind.open(cfg, backend)
+    opened = kind.open(cfg)
+    task = opened.task
     dataset = task.dataset("val")
-    path = Path(cfg.path)
-    found = evaluate(_checked(forward, task, path), _batches(cfg, dataset), with_loss=False)
+    forward = _checked(opened.forward, task, Path(cfg.path))
+    found = evaluate(forward, _batches(cfg, dataset), with_loss=False)
     num_classes = max(task.num_classes, found.num_scores)
     names = task.class_names or dataset.class_names
     confusion = Confusion(found, num_classes, names if len(names or ()) == num_classes else None)
@@ -85,13 +103,13 @@ def run_evaluation(cfg: EvalConfig) -> int:
         "top5": metrics.top5,
         "num_images": metrics.num_images,
         "images_per_second": found.images_per_second,
-        "size_bytes": size,
-        "backend": backend,
+        "size_bytes": opened.size,
+        "backend": opened.engine,
     }
     print(
-        f"{cfg.path} ({backend}): top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, "
+        f"{cfg.path} ({opened.engine}): top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, "
         f"{metrics.num_images} images, {found.images_per_second:.1f} images/s, "
-        f"{format_bytes(size)}"
+        f"{format_bytes(opened.size)}"
     )
     if confusion.without_choice:
         print(
@@ -112,30 +130,34 @@ def run_evaluation(cfg: EvalConfig) -> int:
 # --- what is evaluated ---------------------------------------------------------------------
 
 
-def _checkpoint(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
+def _checkpoint(cfg: EvalConfig) -> Opened:
     path = Path(cfg.path)
     task = task_of_file(cfg, path, needs_network=True)
     net, quanter = load_network(task, path)
     if quanter is not None:
         warn_of_default_quantization(path)
     net.eval()
-    return task, net, weights_size(path)
+    return Opened(task, net, weights_size(path), "native")  # --engine=paddle is the same
 
 
-def _exported(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
+def _exported(cfg: EvalConfig) -> Opened:
     prefix = exported_prefix(cfg.path) or Path(cfg.path)
     task = task_of_file(cfg, prefix, needs_network=False)
-    forward = file_forward(prefix, backend, cfg.threads)
+    target = _target(prefix)
+    engine = target.engine if cfg.engine == "auto" else cfg.engine
+    if engine not in target.engines:
+        _warn_of_engine(cfg.path, target, engine)
+    forward = file_forward(prefix, engine, cfg.threads)
     shape = input_shape(prefix)
     if len(shape) != 4:
         raise EngineError(f"{prefix}: takes an input of shape {shape}; allowed is [N, C, H, W]")
     check_images(prefix, shape[1:], task.input)
-    return task, forward, stored_bytes(prefix)
+    return Opened(task, forward, stored_bytes(prefix), engine)
 
 
-def _onnx(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
+def _onnx(cfg: EvalConfig) -> Opened:
     path = Path(cfg.path)
-    file = OnnxFile(path, cfg.threads or default_threads(), backend)
+    file = OnnxFile(path, cfg.threads or default_threads())
     source, stored = file.known if file.known.values else find_run(path)
     # The sizes that are fixed in the file are what it takes where nothing else is said.
     said = {key: value for key, value in (stored.get("input") or {}).items() if value is not None}
@@ -143,28 +165,28 @@ def _onnx(cfg: EvalConfig, backend: str) -> tuple[Task, Forward, int]:
     task = task_of_file(cfg, path, needs_network=False, known=known)
     file.check_input(task.input)
     target = TARGETS[QuantConfig.from_dict(known.values.get("quantization")).deploy_target]
-    if backend not in target.onnx_engines and "onnx" not in target.onnx_engines:
-        _warn_of_engine(cfg.path, target, backend)
-    return task, file, path.stat().st_size
+    engine = target.onnx_engine if cfg.engine == "auto" else cfg.engine
+    if engine not in target.onnx_engines and "onnx" not in target.onnx_engines:
+        _warn_of_engine(cfg.path, target, engine)
+    file.run_on(engine)
+    return Opened(task, file, path.stat().st_size, engine)
 
 
 CHECKPOINT = Kind(
     "a checkpoint",
-    # Paddle runs its network either way.
-    {"auto": "native", "native": "native", "paddle": "native"},
+    ("auto", "native", "paddle"),
     _checkpoint,
     "export.py makes a model of it for the others",
 )
 EXPORTED = Kind(
     "an exported Paddle model",
-    # What auto means depends on the file: see choose_engine.
-    {"auto": "paddle", "paddle": "paddle", "onednn": "onednn"},
+    ("auto", "paddle", "onednn"),
     _exported,
     "native runs checkpoints, onnxruntime and openvino .onnx files",
 )
 ONNX = Kind(
     "an ONNX file",
-    {"auto": "onnxruntime", "onnxruntime": "onnxruntime", "openvino": "openvino"},
+    ("auto", "onnxruntime", "openvino"),
     _onnx,
     "the others run no ONNX",
 )
@@ -204,25 +226,17 @@ def exported_prefix(path: str) -> Path | None:
     return Path(path) if os.path.isfile(f"{path}.pdmodel") else None
 
 
-def choose_engine(cfg: EvalConfig, kind: Kind) -> str:
-    """What runs the file: a value of ``--engine`` other than ``"auto"``.
+def check_engine(cfg: EvalConfig, kind: Kind) -> None:
+    """See that ``--engine`` can run this kind of file.
 
     Raises:
-        EngineError: the engine that was asked for cannot run this kind of file.
+        EngineError: it cannot.
     """
     if cfg.engine not in kind.engines:
         raise EngineError(
             f"--engine is {cfg.engine}, but {cfg.path} is {kind.title}; allowed is "
             f"{', '.join(kind.engines)} ({kind.hint})"
         )
-    if kind is not EXPORTED:
-        return kind.engines[cfg.engine]
-    target = _target(exported_prefix(cfg.path) or Path(cfg.path))
-    if cfg.engine == "auto":
-        return target.engine
-    if cfg.engine not in target.engines:
-        _warn_of_engine(cfg.path, target, cfg.engine)
-    return kind.engines[cfg.engine]
 
 
 def _warn_of_engine(path: str, target: Target, engine: str) -> None:

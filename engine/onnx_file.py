@@ -40,18 +40,19 @@ class OnnxFile:
             ``run.json``; nothing without one.
         fixed_input: ``channels`` and ``image_size`` where the file takes one value only.
 
+    ONNX Runtime runs it, and also reads what the file says of itself; ``run_on`` names another.
+
     Raises:
-        EngineError: ONNX Runtime (which also reads what the file says of itself) or the engine is
-            not installed or cannot load the file, or the file does not map one tensor of images to
-            one tensor.
+        EngineError: ONNX Runtime is not installed or cannot load the file, or the file does not
+            map one tensor of images to one tensor.
     """
 
-    def __init__(self, path: Path, threads: int, engine: str = "onnxruntime") -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         if importlib.util.find_spec("onnxruntime") is None:
             raise EngineError(f"{path}: onnxruntime is not installed; pip install onnxruntime")
         import onnxruntime  # a machine that runs no ONNX file need not have it
 
-        self.path = path
+        self.path, self.threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what it cannot do comes as an exception
@@ -97,7 +98,19 @@ class OnnxFile:
         fixed = {"channels": self.shape[1], "image_size": self.shape[2] or self.shape[3]}
         self.fixed_input = {key: size for key, size in fixed.items() if size is not None}
         self.known = self._known()
-        self._openvino = None if engine == "onnxruntime" else _open(path, engine, threads)
+        self._other: OnnxPredictor | None = None
+
+    def run_on(self, engine: str) -> None:
+        """Have the file run by 'onnxruntime' or 'openvino'.
+
+        Raises:
+            EngineError: the engine is not installed, or cannot load the file.
+        """
+        try:
+            other = engine != "onnxruntime"
+            self._other = OnnxPredictor(str(self.path), engine, self.threads) if other else None
+        except VerifyError as error:
+            raise EngineError(f"--engine={engine}: {error}") from None
 
     def check_input(self, config: InputConfig) -> None:
         """See that images of this configuration are what the file takes.
@@ -128,8 +141,8 @@ class OnnxFile:
                 [array, np.zeros((fixed - count, *array.shape[1:]), array.dtype)]
             )
         try:
-            if self._openvino is not None:
-                found = self._openvino([array])[0]
+            if self._other is not None:
+                found = self._other([array])[0]
             else:
                 found = np.asarray(self._session.run([self._output], {self._input: array})[0])
         except VerifyError as error:
@@ -153,13 +166,6 @@ class OnnxFile:
         except ValueError as error:
             raise EngineError(f"{source}: not JSON") from error
         return check_known(source, values)
-
-
-def _open(path: Path, engine: str, threads: int) -> OnnxPredictor:
-    try:
-        return OnnxPredictor(str(path), engine, threads)
-    except VerifyError as error:
-        raise EngineError(f"--engine={engine}: {error}") from None
 
 
 def _reason(error: Exception) -> str:

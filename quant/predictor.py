@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from . import compat
-from .errors import VerifyError
+from .errors import ExportError, VerifyError
+from .paddle_format import read_constants
 
 ENGINES = ("paddle", "onednn")
 
@@ -52,7 +53,8 @@ class Predictor:
             with _quiet():
                 self._predictor: Any = inference.create_predictor(config)
         except Exception as error:
-            raise VerifyError(f"{prefix} does not load on {engine}: {_first_line(error)}") from None
+            reason = _damage(prefix) or _first_line(error)
+            raise VerifyError(f"{prefix} does not load on {engine}: {reason}") from None
 
     def __call__(self, inputs: Any) -> list[np.ndarray]:
         """Outputs for one array, or for a list with one array per input of the network."""
@@ -93,6 +95,15 @@ def _quiet() -> Iterator[None]:
             os.dup2(copy, number)
             os.close(copy)
         os.close(nothing)
+
+
+def _damage(prefix: str) -> str | None:
+    """What is wrong with the files themselves: Paddle only names the operator that read them."""
+    try:
+        read_constants(prefix)
+    except ExportError as error:
+        return str(error)
+    return None
 
 
 def _first_line(error: BaseException) -> str:

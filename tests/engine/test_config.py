@@ -483,6 +483,20 @@ def test_pact_without_further_flags_is_that_of_the_reference():
     )
 
 
+def test_what_the_command_line_switches_off_takes_its_settings_of_the_file_along(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("fp32_epochs: 3\nfp32_lr: 0.1\nuse_pact: true\npact_init: calibrated\n")
+    cfg = load_config(TrainConfig, [f"--config={path}", "--fp32_epochs=0", "--use_pact=False"])
+    assert (cfg.fp32_epochs, cfg.fp32_lr) == (0, None)
+    assert (cfg.use_pact, cfg.pact_init) == (False, "reference")
+    # What stands on the command line itself is meant.
+    with pytest.raises(EngineError, match="--fp32_lr is 0.2, which needs"):
+        load_config(TrainConfig, [f"--config={path}", "--fp32_epochs=0", "--fp32_lr=0.2"])
+    path.write_text("fp32_epochs: 0\nfp32_lr: 0.1\n")
+    with pytest.raises(EngineError, match="--fp32_lr is 0.1, which needs"):
+        load_config(TrainConfig, [f"--config={path}"])
+
+
 @pytest.mark.parametrize(
     ("flags", "switch"),
     [

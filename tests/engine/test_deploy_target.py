@@ -92,7 +92,7 @@ def test_training_for_a_target_of_onnx_ends_with_an_onnx_file(target, script, tm
     assert summary["int8_onnx_engine"] == engine
     assert f"ONNX file, {NAMES[engine]}" in done.stdout
     images = ("--max_images=250", "--use_gpu=False", "--num_workers=0")
-    done = script("eval.py", str(file), f"--engine={engine}", *images)
+    done = script("eval.py", str(file), *images)
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
     assert f"({engine})" in done.stdout
     other = "onnxruntime" if engine == "openvino" else "openvino"

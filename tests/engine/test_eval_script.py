@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from engine.config import ENGINES, EvalConfig
 from engine.errors import EngineError
-from engine.evaluate import choose_engine, kind_of, run_evaluation
+from engine.evaluate import check_engine, kind_of, run_evaluation
 from engine.loading import load_network
 from engine.task import task_of_file
 
@@ -104,10 +104,10 @@ def test_an_engine_runs_the_files_it_can_and_refuses_the_others(name, engine, tm
     title, engines = ENGINES_OF[name]
     cfg = EvalConfig(path=path, engine=engine)
     if engine in engines:
-        assert choose_engine(cfg, kind_of(path)) in ENGINES[1:]
+        check_engine(cfg, kind_of(path))
     else:
         with pytest.raises(EngineError, match=f"--engine is {engine}, but .* is {title}; allowed"):
-            choose_engine(cfg, kind_of(path))
+            check_engine(cfg, kind_of(path))
 
 
 def test_a_safetensors_checkpoint_gives_the_figures_of_its_pdparams(finished_run, tmp_path):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -76,3 +79,13 @@ def test_an_input_of_the_wrong_shape_is_an_error_of_one_line(sum_of_two):
     with pytest.raises(VerifyError) as caught:
         Predictor(sum_of_two[1])([np.ones([2, 9], np.float32), np.ones([2, 3], np.float32)])
     assert "does not run" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_cut_short_is_named_with_the_place(sum_of_two, tmp_path):
+    prefix = sum_of_two[1]
+    stored = Path(f"{prefix}.pdiparams").read_bytes()
+    (tmp_path / "cut.pdiparams").write_bytes(stored[:-3])
+    shutil.copy(f"{prefix}.pdmodel", tmp_path / "cut.pdmodel")
+    with pytest.raises(VerifyError, match=r"cut\.pdiparams is damaged at byte \d+: ") as caught:
+        Predictor(str(tmp_path / "cut"))
+    assert "\n" not in str(caught.value)
