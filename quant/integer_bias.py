@@ -70,5 +70,6 @@ def round_bias(bias: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """A folded bias on the grid of its steps, float64; what does not fit stays as it is."""
     with np.errstate(divide="ignore", invalid="ignore"):
         codes = np.rint(bias / steps)
-    fits = np.isfinite(codes) & (np.abs(codes) <= LARGEST)
-    return np.where(fits, codes * steps, bias)
+        rounded = codes * steps
+    fits = np.isfinite(rounded) & (np.abs(codes) <= LARGEST)
+    return np.where(fits, rounded, bias)

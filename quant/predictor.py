@@ -12,7 +12,7 @@ import numpy as np
 
 from . import compat
 from .errors import ExportError, VerifyError
-from .paddle_format import read_constants
+from .paddle_format import check_complete
 
 ENGINES = ("paddle", "onednn")
 
@@ -28,7 +28,7 @@ class Predictor:
         threads: CPU threads.
 
     Raises:
-        VerifyError: a file is missing, or Paddle Inference cannot load or run it.
+        VerifyError: a file is missing or damaged, or Paddle Inference cannot load or run it.
     """
 
     def __init__(self, prefix: str, engine: str = "paddle", threads: int = 1) -> None:
@@ -40,6 +40,10 @@ class Predictor:
         for suffix in (".pdmodel", ".pdiparams"):
             if not os.path.isfile(prefix + suffix):
                 raise VerifyError(f"{prefix}{suffix} does not exist")
+        try:
+            check_complete(prefix)
+        except ExportError as error:
+            raise VerifyError(str(error)) from None
         self.prefix, self.engine = prefix, engine
         config = inference.Config(f"{prefix}.pdmodel", f"{prefix}.pdiparams")
         config.disable_gpu()
@@ -53,8 +57,7 @@ class Predictor:
             with _quiet():
                 self._predictor: Any = inference.create_predictor(config)
         except Exception as error:
-            reason = _damage(prefix) or _first_line(error)
-            raise VerifyError(f"{prefix} does not load on {engine}: {reason}") from None
+            raise VerifyError(f"{prefix} does not load on {engine}: {_first_line(error)}") from None
 
     def __call__(self, inputs: Any) -> list[np.ndarray]:
         """Outputs for one array, or for a list with one array per input of the network."""
@@ -95,15 +98,6 @@ def _quiet() -> Iterator[None]:
             os.dup2(copy, number)
             os.close(copy)
         os.close(nothing)
-
-
-def _damage(prefix: str) -> str | None:
-    """What is wrong with the files themselves: Paddle only names the operator that read them."""
-    try:
-        read_constants(prefix)
-    except ExportError as error:
-        return str(error)
-    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,8 +6,9 @@ import numpy as np
 
 from ..errors import ExportError
 from ..graph import Op
+from ..targets import FLOAT as NO_TARGET
 from .convolutions import padding, to_first, to_last
-from .writer import Writer, axes_of, converts
+from .writer import FLOAT, Writer, axes_of, converts
 
 
 @converts("pool2d", "pool3d", "max_pool2d_with_index")
@@ -60,7 +61,7 @@ def _adaptive(
         last = output if axis == len(sizes) - 1 else None
         windows = [(i * have // want, -(-(i + 1) * have // want)) for i in range(want)]
         x = (
-            _window_max(w, x, axis + 2, windows, last)
+            _window_max(w, x, axis, len(sizes), windows, last)
             if is_max
             else _window_mean(w, x, axis, len(sizes), have, windows, last)
         )
@@ -68,13 +69,18 @@ def _adaptive(
 
 
 def _window_max(
-    w: Writer, x: str, axis: int, windows: list[tuple[int, int]], out: str | None
+    w: Writer, x: str, axis: int, spatial: int, windows: list[tuple[int, int]], out: str | None
 ) -> str:
+    """A part for each window, and a pooling over the whole of it.
+
+    ReduceMax says the same, but OpenVINO computes it wrong where a quantizer follows.
+    """
     parts = []
     for start, end in windows:
-        part = w.node("Slice", [x, w.ints([start]), w.ints([end]), w.ints([axis])])
-        parts.append(reduce(w, "ReduceMax", part, [axis], True))
-    return w.node("Concat", parts, out, axis=axis)
+        part = w.node("Slice", [x, w.ints([start]), w.ints([end]), w.ints([axis + 2])])
+        kernel = [end - start if i == axis else 1 for i in range(spatial)]
+        parts.append(w.node("MaxPool", [part], kernel_shape=kernel))
+    return w.node("Concat", parts, out, axis=axis + 2)
 
 
 def _window_mean(
@@ -268,7 +274,12 @@ def reduction(w: Writer, op: Op) -> None:
     whole = op.attr("reduce_all", False) or not given or op.type == "mean"
     axes = list(range(rank)) if whole else axes_of(given, rank)
     keep = bool(op.attr("keep_dim", op.attr("keepdim", False)))
-    reduce(w, _REDUCE.get(op.type, "ReduceMean"), w.read(x), axes, keep, w.output(op))
+    kind = _REDUCE.get(op.type, "ReduceMean")
+    if kind in ("ReduceMax", "ReduceMin") and w.dtype(x) == FLOAT and w.target is not NO_TARGET:
+        # OpenVINO (2026.4) computes it wrong where it fuses the quantizer behind it.
+        w.apart(reduce(w, kind, w.read(x), axes, keep), w.output(op))
+    else:
+        reduce(w, kind, w.read(x), axes, keep, w.output(op))
 
 
 @converts("reduce_all", "reduce_any")

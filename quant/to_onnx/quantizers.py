@@ -40,8 +40,7 @@ def dequantize(w: Writer, op: Op) -> None:
     if not _is_kept_from_sum(w, op):
         w.node("DequantizeLinear", inputs, w.output(op, "Y"))
         return
-    value = w.node("DequantizeLinear", inputs)
-    w.node("Add", [value, _computed_zero(w)], w.output(op, "Y"))
+    w.apart(w.node("DequantizeLinear", inputs), w.output(op, "Y"))
 
 
 def _is_kept_from_sum(w: Writer, op: Op) -> bool:
@@ -64,14 +63,6 @@ def _is_kept_from_sum(w: Writer, op: Op) -> bool:
     # A kernel takes one of two results in.
     sides = [w.graph.producer(name) for name in readers[0].all_inputs()]
     return all(x is None or not set(x.inputs("X")) & w.unrounded_codes for x in sides)
-
-
-def _computed_zero(w: Writer) -> str:
-    """elu(0): ONNX Runtime computes it in advance and drops what adds it, OpenVINO does neither."""
-    zero = "computed_zero"
-    if not any(zero in node.output for node in w.nodes):
-        w.node("Elu", [w.constant(np.zeros([], np.float32), "zero")], zero)
-    return zero
 
 
 def _activation(w: Writer, op: Op, codes: str) -> tuple[str, str]:

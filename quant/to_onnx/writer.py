@@ -33,6 +33,7 @@ class Writer:
         self.graph = graph
         self.opset = opset
         self.target = target
+        self._weights = set(lowered.weights)
         self.unsigned_codes = {op.output("Y") for op in lowered.unsigned}
         self.unrounded_codes = {op.output("Y") for op in lowered.unrounded}
         self.nodes: list[Any] = []
@@ -58,7 +59,9 @@ class Writer:
         if name in self._current:
             return self._current[name]
         if name in self.graph.constants:
-            self._current[name] = self.constant(self.graph.constants[name], name)
+            # A weight keeps the name of its layer, even where another has the same codes.
+            store = self._own if name in self._weights else self.constant
+            self._current[name] = store(self.graph.constants[name], name)
             return self._current[name]
         return name
 
@@ -91,6 +94,11 @@ class Writer:
             self.initializers[self._stored[key]] = array
         return self._stored[key]
 
+    def _own(self, value: np.ndarray, hint: str) -> str:
+        name = self.fresh(hint)
+        self.initializers[name] = np.array(value, order="C")
+        return name
+
     def ints(self, values: Sequence[int]) -> str:
         """An int64 vector, as shapes and axes are given."""
         return self.constant(np.asarray(values, np.int64).reshape([-1]), "ints")
@@ -115,6 +123,16 @@ class Writer:
 
         name = f"{kind}:{outputs[0]}"
         self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), name=name, **attrs))
+
+    def apart(self, x: str, output: str | None = None) -> str:
+        """The same value, by an operator that changes nothing: OpenVINO does not fuse across it.
+
+        It adds elu(0), which ONNX Runtime computes in advance and then drops, sum and all.
+        """
+        zero = "computed_zero"
+        if not any(zero in node.output for node in self.nodes):
+            self.node("Elu", [self.constant(np.zeros([], np.float32), "zero")], zero)
+        return self.node("Add", [x, zero], output)
 
     # --- what is known of tensors ------------------------------------------------------------
 

@@ -47,8 +47,45 @@ class Residual(nn.Layer):
         return self.fc(F.relu(self.hidden(x)))
 
 
+class Maxima(nn.Layer):
+    """Maxima that a quantizer follows: over channels, and over windows of unequal size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2D(3, 8, 3, 2, 1, bias_attr=False), nn.BatchNorm2D(8)
+        self.where = nn.Conv2D(2, 1, 7, padding=3)
+        self.a, self.fc = nn.Conv2D(8, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        both = paddle.concat([x.mean(1, keepdim=True), x.max(1, keepdim=True)], axis=1)
+        x = F.adaptive_max_pool2d(x * F.sigmoid(self.where(both)), 3)
+        return self.fc(F.relu(self.a(x)).max([2, 3]))
+
+
+class Shared(nn.Layer):
+    """One layer with a BatchNorm behind it and without, and two that hold the same zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a = nn.Conv2D(3, 8, 3, 2, 1), nn.Conv2D(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2D(8)
+        zeros = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0), learning_rate=0.0)
+        self.b = nn.Conv2D(8, 8, 1, weight_attr=zeros)
+        self.c = nn.Conv2D(8, 8, 1, weight_attr=zeros)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = F.relu(self.norm(self.a(x)))
+        x = self.a(F.relu(self.norm(self.a(x))))
+        return self.fc(self.c(F.relu(self.b(x))).mean([2, 3]))
+
+
 NETWORKS = {
     "residual": Residual,
+    "maxima": Maxima,
+    "shared": Shared,
     "mobilenet_v1": lambda: vision.mobilenet_v1(scale=0.25, num_classes=10),
     "mobilenet_v2": lambda: vision.mobilenet_v2(scale=0.25, num_classes=10),
     "mobilenet_v3": lambda: vision.mobilenet_v3_small(scale=0.35, num_classes=10),
