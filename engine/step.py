@@ -9,6 +9,7 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
 
+from quant import recomputing_inputs
 from quant.pact import floor_alphas
 
 from .accumulation import Part
@@ -57,7 +58,7 @@ class TrainStep:
             Logits, float32 [N, K], and the mean loss of the batch, float32 [].
         """
         with self._communication(part.ends_step):
-            with self.precision.autocast():
+            with recomputing_inputs(), self.precision.autocast():
                 logits = self.network(images)
             logits = logits.astype("float32")
             loss = self.criterion(images, logits, labels)

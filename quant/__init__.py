@@ -10,6 +10,7 @@ from .inspect_file import FileContent, inspect_file
 from .layerwise import LayerRow
 from .predictor import Predictor
 from .qat import QAT
+from .recompute import recomputing_inputs
 from .report import format_report
 from .verify import Verdict
 
@@ -27,6 +28,7 @@ __all__ = [
     "VerifyError",
     "format_report",
     "inspect_file",
+    "recomputing_inputs",
     "save_float_model",
     "save_float_onnx",
 ]

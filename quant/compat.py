@@ -38,6 +38,47 @@ def run_custom_op(name: str, *arguments: Any) -> list[Any]:
     return list(paddle.base.core.eager._run_custom_op(name, *arguments))
 
 
+def has_conv2d_gradients() -> bool:
+    """True where `conv2d_gradients` can be called: 2.6 has no way to it from Python."""
+    return hasattr(paddle._C_ops, "conv2d_grad")
+
+
+def conv2d_gradients(x: Any, weight: Any, grad: Any, *settings: Any) -> tuple[Any, Any]:
+    """Gradients of paddle.nn.functional.conv2d for its input and its weight.
+
+    They are what Paddle's own backward pass computes, by the same kernels.
+
+    Args:
+        x: input of the convolution.
+        weight: its weight.
+        grad: gradient of its result.
+        settings: stride, padding, dilation, groups and data_format, as conv2d takes them.
+    """
+    from paddle.nn.functional.conv import _update_padding_nd
+
+    stride, padding, dilation, groups, data_format = settings
+    last = data_format == "NHWC"
+    channels = x.shape[-1 if last else 1]
+    padding, algorithm = _update_padding_nd(padding, last, 2)
+    stride, dilation = (
+        [value, value] if isinstance(value, int) else list(value) for value in (stride, dilation)
+    )
+    if groups == channels != 1 and weight.shape[0] % channels == 0:
+        found = paddle._C_ops.depthwise_conv2d_grad(
+            x, weight, grad, stride, padding, algorithm, groups, dilation, data_format
+        )
+    else:
+        found = paddle._C_ops.conv2d_grad(
+            x, weight, grad, stride, padding, algorithm, dilation, groups, data_format
+        )
+    return found[0], found[1]
+
+
+def autocast_is_on() -> bool:
+    """True within an enabled paddle.amp.auto_cast."""
+    return bool(paddle.base.framework._dygraph_tracer()._amp_level != paddle.base.core.AmpLevel.O0)
+
+
 def enable_onednn_int8(config: Any) -> None:
     """Switches a paddle.inference.Config to oneDNN with int8 kernels."""
     for name in ("mkldnn", "onednn"):

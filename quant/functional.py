@@ -9,7 +9,7 @@ first and last code of the grid (see grid.py; -r and r = 2^(b-1) - 1 in the plai
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -126,6 +126,14 @@ def pact_gradients(x: Tensor, alpha: Tensor, grad: Tensor) -> tuple[Tensor, Tens
     inside = paddle.logical_not(paddle.logical_or(above, below))
     dalpha = paddle.where(above, grad, none).sum() - paddle.where(below, grad, none).sum()
     return paddle.where(inside, grad, none), dalpha.reshape([1]).astype(alpha.dtype)
+
+
+class FakeQuantization(NamedTuple):
+    """How one tensor is fake quantized: the arguments of `fake_quant` but for the tensor."""
+
+    scale: Tensor
+    grid: Grid
+    alpha: Tensor | None = None
 
 
 def fake_quant(x: Tensor, scale: Tensor, grid: Grid, alpha: Tensor | None = None) -> Tensor:

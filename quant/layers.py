@@ -12,7 +12,7 @@ from typing import Any
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from . import markers
+from . import markers, recompute
 from .full_precision import in_float32, without_autocast
 from .integer_bias import IntegerBias
 from .quantizers import ActivationQuantizer, WeightQuantizer
@@ -119,16 +119,25 @@ class QuantizedConv2D(QuantizedLayer, nn.Conv2D):
                 data_format=self._data_format,
             )
             padding = 0
+        settings = self._stride, padding, self._dilation, self._groups, self._data_format
+        if self._keeps_input(x):
+            how = self._act_quant.prepare(x, observe=self.input_role is InputRole.QUANTIZES)
+            weight = self._weight_quant(self.weight)
+            y = recompute.conv2d(x, how, weight, *settings)
+            bias = self.bias_with(weight)
+            if bias is None:
+                return y
+            return y + bias.reshape([-1, 1, 1] if self._data_format == "NCHW" else [-1])
         x, weight = self.quantized_operands(x)
-        return F.conv2d(
-            x,
-            weight,
-            bias=self.bias_with(weight),
-            stride=self._stride,
-            padding=padding,
-            dilation=self._dilation,
-            groups=self._groups,
-            data_format=self._data_format,
+        return F.conv2d(x, weight, self.bias_with(weight), *settings)
+
+    def _keeps_input(self, x: Tensor) -> bool:
+        """True where the input, and not its quantized copy, is kept for the backward pass."""
+        return (
+            not markers.tracing()
+            and self.input_role is not InputRole.GIVEN
+            and self._act_quant.can_prepare()
+            and recompute.can_recompute(x, self.weight)
         )
 
 

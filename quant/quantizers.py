@@ -21,7 +21,7 @@ from paddle import Tensor, nn
 
 from . import distributed
 from .errors import QuantError
-from .functional import abs_max, codes_numpy, fake_quant
+from .functional import FakeQuantization, abs_max, codes_numpy, fake_quant
 from .grid import Grid, symmetric
 from .pact import Pact
 
@@ -95,12 +95,19 @@ class ObservedQuantizer(nn.Layer):
             alpha: where PACT clips, shape [1]: neither statistics nor scale go beyond it.
             observe: False for a tensor that has been observed already in this step.
         """
+        how = self.prepare(x, alpha, observe)
+        return x if how is None else fake_quant(x, *how)
+
+    def prepare(
+        self, x: Tensor, alpha: Tensor | None = None, observe: bool = True
+    ) -> FakeQuantization | None:
+        """What `forward` does before it quantizes: observes, and says how; None to leave `x`."""
         observed = self.observes_now
         upper = None if alpha is None else alpha.detach()
         if observed and observe:
             self.observe(x, upper)
         if not self.fake_quant_enabled:
-            return x
+            return None
         if not self._warned:
             self._warn_if_empty()
         scale = self._scale_for(observed)
@@ -108,7 +115,7 @@ class ObservedQuantizer(nn.Layer):
             scale = self.group.scale(scale)
         if upper is not None:
             scale = paddle.minimum(scale, upper)
-        return fake_quant(x, scale, self.grid, alpha)
+        return FakeQuantization(scale, self.grid, alpha)
 
     def _warn_if_empty(self) -> None:
         self._warned = True  # or found to need no warning
@@ -240,6 +247,22 @@ class ActivationQuantizer(nn.Layer):
         if preprocess is not None:
             x = preprocess(x)
         return quantizer(x, observe=observe) if self.is_builtin() else quantizer(x)
+
+    def can_prepare(self) -> bool:
+        """True where nothing but `fake_quant` would change the tensor."""
+        quantizer, preprocess = self.quantizer, self.preprocess
+        return (
+            isinstance(quantizer, ObservedQuantizer)
+            and quantizer.fake_quant_enabled
+            and (preprocess is None or isinstance(preprocess, Pact))
+        )
+
+    def prepare(self, x: Tensor, observe: bool = True) -> FakeQuantization:
+        """How `forward` quantizes `x`, which is observed; only where `can_prepare`."""
+        alpha = self.preprocess.alpha_for(x) if isinstance(self.preprocess, Pact) else None
+        how = self.quantizer.prepare(x, alpha, observe)
+        assert how is not None
+        return how
 
     def fresh(self) -> ActivationQuantizer:
         """Another one, for another tensor: the same quantizer without a scale, and no PACT."""
