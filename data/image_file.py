@@ -2,8 +2,8 @@
 
 JPEG, PNG, WebP and BMP. The header is checked before anything is decoded, so that a small file
 which claims a giant image costs nothing, and a file that was cut short is refused rather than
-filled up with gray as the decoders do. The usual kinds of JPEG go to libjpeg-turbo (``jpeg.py``), which
-decodes parts of an image; all else (CMYK, too) goes to OpenCV, whole.
+filled up with gray as the decoders do. The usual kinds of JPEG go to libjpeg-turbo (``jpeg.py``),
+which decodes parts of an image; all else (CMYK, too) goes to OpenCV, whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """JPEG files: what the header says, and decoding no more rows and pixels than are wanted.
 
-libjpeg-turbo (through ``simplejpeg``) decodes from the top. Two things save it work without a change
-to the pixels that are kept: a height in the header that ends below the wanted rows, and, where the
-picture will be shrunk anyway, an inverse transform at 1/2, 1/4 or 1/8 of the size.
+libjpeg-turbo (through ``simplejpeg``) decodes from the top. Two things save it work: a height in
+the header that ends below the wanted rows, which changes nothing above, and, where the picture will
+be shrunk anyway, an inverse transform at 1/2, 1/4 or 1/8 of the size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The geometry of training and evaluation: crop, resize, mirror.
 
-All of it runs on uint8 (crop first, so that only the kept part is decoded and resized); ``normalize.py``
-makes the one conversion to float at the end. Randomness comes from the generator that the caller
-hands in.
+All of it runs on uint8 (crop first, so that only the kept part is decoded and resized);
+``normalize.py`` makes the one conversion to float at the end. Randomness comes from the generator
+that the caller hands in.
 """
 
 from __future__ import annotations

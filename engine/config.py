@@ -89,7 +89,11 @@ class CommonConfig:
     )
     data_dir: str | None = flag(None, "folder of the data set", _DATA, unset="its usual place")
     num_workers: int = flag(
-        4, "threads that read images; 0 reads one batch at a time, when it is asked for", _DATA, low=0, high=1024
+        4,
+        "threads that read images; 0 reads each batch when it is asked for",
+        _DATA,
+        low=0,
+        high=1024,
     )
     image_size: int | None = flag(
         None, "side of the square input in pixels", _DATA, unset="the model's own", low=1, high=4096
@@ -120,7 +124,7 @@ class CommonConfig:
     )
     antialias: bool | None = flag(
         None,
-        "shrink images with Pillow's filter of that name, which sees every pixel, instead of OpenCV's",
+        "shrink images as Pillow does, by a filter that sees every pixel, and not as OpenCV does",
         _DATA,
         unset="the model's own",
     )

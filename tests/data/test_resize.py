@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import DataError
-from data.resize import ANTIALIASED, _resizer_module, resize
+from data.resize import ANTIALIASED, _fast_resizer, resize
 
 PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -58,9 +57,24 @@ def test_an_image_of_the_right_size_is_left_alone(antialias: bool) -> None:
     assert resize(image, 24, 32, "bilinear", antialias) is image
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    _resizer_module.cache_clear()
-    monkeypatch.setitem(sys.modules, "cykooz.resizer", None)
-    with pytest.raises(DataError, match="needs the package cykooz.resizer") as caught:
-        resize(noise(24, 32), 12, 16, "bilinear", True)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("interpolation", ANTIALIASED)
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_without_the_fast_package_pillow_resizes_and_one_line_says_so(
+    interpolation: str,
+    channels: tuple,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    image = noise(60, 80, *channels)
+    for name in ("cykooz_resizer", "cykooz.resizer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    _fast_resizer.cache_clear()
+    try:
+        out = [resize(image, 24, 32, interpolation, True) for _ in range(2)]
+    finally:
+        _fast_resizer.cache_clear()
+    expected = Image.fromarray(image).resize((32, 24), PILLOW[interpolation])
+    for array in out:
+        np.testing.assert_array_equal(array, np.asarray(expected))
+    assert len(caplog.records) == 1
+    assert "cykooz.resizer is not installed" in caplog.text
