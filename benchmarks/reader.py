@@ -18,7 +18,7 @@ and with several workers (``--workers``), whole batches at the main process:
 
     ours_loader           our threads
     paddle_loader         paddle.io.DataLoader over paddle_cv2, processes
-    torch_loader          torch's DataLoader over torch, processes
+    torch_loader          torch's DataLoader over torch_plain, processes
 
 Each variant is a process of its own; they take turns, a pass over all images each; ratios are taken
 within a round, of ours to the others that resize in the same way. What cannot run is left out and

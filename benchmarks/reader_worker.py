@@ -73,8 +73,10 @@ def our_dataset(files: list[str], train: bool, antialias: bool) -> Any:
 
     from data import InputConfig
     from data.imagenet import ImageListDataset
+    from engine.memory import keep_freed_memory
 
     cv2.setNumThreads(0)
+    keep_freed_memory()  # as train.py and eval.py do
     labels = np.zeros(len(files), np.int64)
     config = InputConfig(antialias=antialias)
     return ImageListDataset(
@@ -203,7 +205,7 @@ def torch_loader(files: list[str], train: bool, workers: int) -> Pass:
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
-        Files(files, torch_image(train, True)), BATCH, num_workers=workers, persistent_workers=True
+        Files(files, torch_image(train, False)), BATCH, num_workers=workers, persistent_workers=True
     )
     return lambda: counted(loader)
 
