@@ -30,11 +30,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from side_by_side import ROOT, Rows, Worker, paddle_version, rotated, write_results
+from side_by_side import ROOT, Rows, Worker, paddle_version, rotated, versions, write_results
 
 # Ours, and those that resize in the same way.
 RIVALS = {
@@ -56,7 +55,8 @@ def main() -> None:
     rows: Rows = [measure(phase, args) for phase in PHASES]
     facts = {
         "paddle": paddle_version(),
-        "opencv": metadata.version("opencv-python-headless"),
+        **versions(sys.executable, ("opencv-python-headless", "simplejpeg", "cykooz.resizer")),
+        **versions(args.torch_python, ("torch", "torchvision")),
         "images": len(files),
         "bytes_per_image": round(statistics.mean(file.stat().st_size for file in files)),
         "workers": args.workers,

@@ -73,7 +73,12 @@ def measure(
     row: dict[str, Any] = {"image_size": size, "trained": kind, "seed": seed}
     for other, flag in KINDS.items():
         result = folder / "result.json"
-        evaluate = ["eval.py", str(run / "quantized_model" / "model"), flag, f"--output={result}"]
+        evaluate = [
+            "eval.py",
+            str(run / "inference_model" / "qat_model"),
+            flag,
+            f"--output={result}",
+        ]
         call([*evaluate, *common], folder, commands)
         row[f"evaluated_{other}"] = 100 * json.loads(result.read_text())["top1"]
     return row

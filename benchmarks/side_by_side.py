@@ -117,6 +117,18 @@ def cpu() -> str:
     return f"{name} ({', '.join(known)})"
 
 
+def versions(python: str | None, names: Sequence[str]) -> dict[str, str]:
+    """The versions of packages that another Python has; nothing of those that it lacks."""
+    if python is None:
+        return {}
+    code = (
+        "import sys\nfrom importlib import metadata\nfor name in sys.argv[1:]:\n"
+        " try: print(name, metadata.version(name))\n except metadata.PackageNotFoundError: pass"
+    )
+    found = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
+    return dict(line.split() for line in found.stdout.splitlines())
+
+
 def paddle_version() -> str:
     """The installed version, without importing it."""
     for name in ("paddlepaddle", "paddlepaddle-gpu"):

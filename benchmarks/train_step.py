@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from side_by_side import ROOT, Worker, paddle_version, rotated, write_results
+from side_by_side import ROOT, Worker, paddle_version, rotated, versions, write_results
 
 VARIANTS = (
     "float", "default", "ours", "operators", "pact", "paddle", "evaluate_float", "evaluate",
@@ -46,6 +46,7 @@ def main() -> None:
     rows = [measure(model, args) for model in args.models]
     facts = {
         "paddle": paddle_version(),
+        **versions(args.torch_python, ("torch", "torchvision")),
         "unit": "ms, median over rounds; A_over_B is the median of the ratios within a round; "
         "bytes: growth of the process's peak from before the network was built",
     }
