@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--sizes", nargs="+", type=int, default=[14, 10])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--fp32_epochs", type=int, default=1)
+    parser.add_argument("--max_steps", type=int, default=150, help="of each stage, float and QAT")
     default = ROOT / "benchmarks" / "results" / "resize_kind"
     parser.add_argument("--output", type=Path, default=default, help="path without an ending")
     return parser.parse_args()
@@ -66,7 +66,7 @@ def measure(
     train = [
         "train.py", f"--model={args.model}", "--data=fashion_mnist", "--channels=1", "--mean=0.286",
         "--std=0.353", f"--image_size={size}", KINDS[kind], f"--seed={seed}", "--batch_size=128",
-        f"--fp32_epochs={args.fp32_epochs}", "--fp32_lr=0.05", "--num_epochs=1", "--lr=0.005",
+        "--fp32_epochs=1", f"--max_steps={args.max_steps}", "--fp32_lr=0.05", "--lr=0.005",
         "--lr_strategy=cosine_decay", "--l2_decay=1e-4", f"--model_save_dir={run}", *common,
     ]  # fmt: skip
     call(train, folder, commands)
