@@ -31,12 +31,8 @@ Writes a JSON (command, versions, commit, all medians), a CSV and a PNG.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,6 +48,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
+from side_by_side import write_results  # noqa: E402
 
 from models import build_model, model_info  # noqa: E402
 from quant import QAT, Predictor, save_float_model, save_float_onnx  # noqa: E402
@@ -81,7 +78,12 @@ def main() -> None:
                     rounds = args.rounds if batch == 1 else max(8, args.rounds // 4)
                     rows.append(measure(model, engine, files[engine], batch, rounds))
                     print(line(rows[-1]), flush=True)
-    write(rows, Path(args.output))
+    facts = {
+        "versions": versions(),
+        "threads": 1,
+        "unit": "ms, median over rounds; ours_over_B is the median of the ratios within a round",
+    }
+    write_results(rows, Path(args.output), facts, plot)
 
 
 def parse() -> argparse.Namespace:
@@ -291,30 +293,6 @@ def line(row: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def write(rows: list[dict[str, Any]], prefix: Path) -> None:
-    """Writes JSON, CSV and PNG."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    name = str(prefix)
-    facts = {
-        "command": "python benchmarks/int8_inference.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "cpu": cpu(),
-        "threads": 1,
-        "unit": "ms, median over rounds; ours_over_B is the median of the ratios within a round",
-        "rows": rows,
-    }
-    Path(f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    with open(f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
-    plot(rows, f"{name}.png")
-    print(f"written: {name}.json, .csv, .png")
-
-
 def versions() -> dict[str, str]:
     """Of what took part."""
     found = {"paddle": paddle.__version__, "numpy": np.__version__}
@@ -364,25 +342,6 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     figure.suptitle(f"int8 files, one thread, Paddle {paddle.__version__}")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-
-
-def cpu() -> str:
-    """Name of the processor and its int8 instructions, as Linux tells them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    name = next((x.split(":")[1].strip() for x in text.splitlines() if "model name" in x), "")
-    flags = [flag for flag in ("avx2", "avx512_vnni", "amx_int8") if f" {flag}" in text]
-    return f"{name} ({', '.join(flags)})"
-
-
-def commit() -> str | None:
-    """The commit that was measured."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -25,18 +25,13 @@ CSV and a PNG.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from side_by_side import ROOT, Worker, paddle_version, rotated, versions, write_results
+
 VARIANTS = (
     "float", "default", "ours", "operators", "pact", "paddle", "evaluate_float", "evaluate",
 )  # fmt: skip
@@ -49,7 +44,13 @@ def main() -> None:
     """Measures and writes."""
     args = parse()
     rows = [measure(model, args) for model in args.models]
-    write(rows, Path(args.output))
+    facts = {
+        "paddle": paddle_version(),
+        **versions(args.torch_python, ("torch", "torchvision")),
+        "unit": "ms, median over rounds; A_over_B is the median of the ratios within a round; "
+        "bytes: growth of the process's peak from before the network was built",
+    }
+    write_results(rows, Path(args.output), facts, plot)
 
 
 def parse() -> argparse.Namespace:
@@ -67,57 +68,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def paddle_version() -> str:
-    """The installed version, without importing it."""
-    from importlib import metadata
-
-    for name in ("paddlepaddle", "paddlepaddle-gpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    raise SystemExit("paddlepaddle is not installed")
-
-
-class Worker:
-    """A process that holds one variant and takes a step when it is told to."""
-
-    def __init__(self, variant: str, model: str, args: argparse.Namespace) -> None:
-        python = args.torch_python if variant in TORCH_VARIANTS else sys.executable
-        env = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-        if variant == "operators":
-            env["PADDLEQAT_NATIVE"] = "0"
-        command = [
-            python, str(WORKER), variant, model,
-            str(args.batch_size), str(args.image_size), str(args.threads),
-        ]  # fmt: skip
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env=env,
-        )  # fmt: skip
-        self.answer()  # it is ready
-
-    def answer(self) -> dict[str, Any]:
-        """The next line of JSON of the process."""
-        assert self.process.stdout is not None and self.process.stderr is not None
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return dict(json.loads(line))
-        lines = [text for text in self.process.stderr.read().splitlines() if text.strip()]
-        raise RuntimeError(lines[-1] if lines else "it ended without a message")
-
-    def step(self) -> dict[str, Any]:
-        """One step: seconds, and peak memory so far."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def end(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def start(variant: str, model: str, args: argparse.Namespace) -> Worker:
+    """The process of a variant."""
+    python = args.torch_python if variant in TORCH_VARIANTS else sys.executable
+    env = {"OMP_NUM_THREADS": str(args.threads)}
+    if variant == "operators":
+        env["PADDLEQAT_NATIVE"] = "0"
+    sizes = (args.batch_size, args.image_size, args.threads)
+    return Worker([python, str(WORKER), variant, model, *map(str, sizes)], env)
 
 
 def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -125,15 +83,15 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
     workers: dict[str, Worker] = {}
     for variant in [*args.variants, *(TORCH_VARIANTS if args.torch_python else ())]:
         try:
-            workers[variant] = Worker(variant, model, args)
+            workers[variant] = start(variant, model, args)
         except RuntimeError as error:
             print(f"{variant} of {model} left out: {error}")
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     peaks: dict[str, int] = {}
     names = list(workers)
     for turn in range(args.rounds + 2):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            found = workers[name].step()
+        for name in rotated(names, turn):
+            found = workers[name].work()
             peaks[name] = found["bytes"]
             if turn >= 2:
                 seconds[name].append(found["seconds"])
@@ -167,39 +125,6 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['model']}: " + "  ".join(parts)
 
 
-def write(rows: list[dict[str, Any]], prefix: Path) -> None:
-    """PREFIX.json, .csv and .png."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    content = {
-        "command": "python benchmarks/train_step.py "
-        + " ".join(hidden(item) for item in sys.argv[1:]),
-        "commit": commit or None,
-        "python": platform.python_version(),
-        "paddle": paddle_version(),
-        "cpu": cpu(),
-        "unit": "ms, median over rounds; A_over_B is the median of the ratios within a round; "
-        "bytes: growth of the process's peak from before the network was built",
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": rows,
-    }
-    Path(f"{prefix}.json").write_text(json.dumps(content, indent=2) + "\n")
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    with open(f"{prefix}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows(rows)
-    plot(rows, f"{prefix}.png")
-    print(f"written: {prefix}.json, .csv, .png")
-
-
-def hidden(argument: str) -> str:
-    """A command-line argument without the path of a Python on this machine."""
-    return "PYTHON" if argument.endswith("/python") else argument
-
-
 def plot(rows: list[dict[str, Any]], path: str) -> None:
     """Bars: the step of each variant over the float step of its framework."""
     import matplotlib
@@ -226,15 +151,6 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     figure.suptitle(f"One training step (or evaluation), Paddle {paddle_version()}")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-
-
-def cpu() -> str:
-    """Name and integer instructions of the processor."""
-    text = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    name = next((x.split(":")[1].strip() for x in text.splitlines() if "model name" in x), "")
-    flags = next((x.split(":")[1].split() for x in text.splitlines() if x.startswith("flags")), [])
-    known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags]
-    return f"{name or platform.processor()} ({', '.join(known)})"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import paddle
 
 from .errors import DataError
 from .input_config import InputConfig
-from .transforms import random_shift_and_flip, resize_square, to_chw
+from .normalize import Normalizer, with_channels
+from .transforms import random_shift_and_flip, resize_square
 
 SPLITS = ("train", "val")
 
@@ -26,6 +27,7 @@ class ImageDataset(paddle.io.Dataset):
 
     Attributes:
         input_config: size, channels and normalisation of the images.
+        normalizer: that normalisation.
         train: whether the images are augmented.
         num_classes: labels run from 0 to this, exclusive.
         class_names: one name per class, or None where the data has none.
@@ -42,6 +44,7 @@ class ImageDataset(paddle.io.Dataset):
         super().__init__()
         self.train = train
         self.input_config = input_config
+        self.normalizer = Normalizer(input_config)
         self.seed = seed
         self.epoch = 0
         self.num_classes = num_classes
@@ -59,11 +62,18 @@ class ImageDataset(paddle.io.Dataset):
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64]:
+        pixels, label = self.pixels(index)
+        return self.normalizer.array(pixels[None])[0], label
+
+    def pixels(self, index: int) -> tuple[np.ndarray, np.int64]:
+        """An image before it is normalised, uint8 [H, W, C], and its label."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a data set of {len(self)} images")
-        return self._load(index)
+        image, label = self._load(index)
+        return with_channels(image, self.input_config.channels), label
 
     def _load(self, index: int) -> tuple[np.ndarray, np.int64]:
+        """One image of the final size, uint8 [H, W] or [H, W, 3], and its label."""
         raise NotImplementedError
 
 
@@ -115,4 +125,4 @@ class ArrayDataset(ImageDataset):
             image = random_shift_and_flip(image, self.padding, self.input_config, rng)
         else:
             image = resize_square(image, self.input_config)
-        return to_chw(image, self.input_config), self.labels[index]
+        return image, self.labels[index]

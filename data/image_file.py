@@ -2,7 +2,8 @@
 
 JPEG, PNG, WebP and BMP. The header is checked before anything is decoded, so that a small file
 which claims a giant image costs nothing, and a file that was cut short is refused rather than
-filled up with gray as the decoders do.
+filled up with gray as the decoders do. The usual kinds of JPEG go to libjpeg-turbo (``jpeg.py``),
+which decodes parts of an image; all else (CMYK, too) goes to OpenCV, whole.
 """
 
 from __future__ import annotations
@@ -13,93 +14,126 @@ from typing import Callable
 import cv2
 import numpy as np
 
+from . import jpeg
 from .errors import DataError
-from .transforms import MAX_PIXELS
+from .jpeg import JpegHeader
+from .transforms import MAX_PIXELS, Box
 
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Start-of-frame markers: 0xC0 to 0xCF without DHT (C4), JPG (C8) and DAC (CC).
-_JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Markers without a length: stuffing, TEM, RST0 to RST7, SOI.
-_JPEG_BARE = frozenset([0x00, 0x01, *range(0xD0, 0xD9)])
 
 
-def read_image(path: str, channels: int) -> np.ndarray:
-    """Decode one image to 8 bits per channel.
+class ImageFile:
+    """An image file whose header was read and found good; nothing is decoded yet.
 
     Transparency is dropped, CMYK becomes RGB, and an EXIF orientation is ignored: ImageNet's
     labels and the published accuracies come from readers that ignore it.
 
     Args:
         path: the file.
-        channels: 3 or 1.
 
-    Returns:
-        uint8 [H, W, 3] in OpenCV's order (blue first), or [H, W] for one channel.
+    Attributes:
+        height, width: in pixels.
 
     Raises:
         DataError: the file cannot be read, is cut short, is no image, or has too many pixels.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    try:
-        width, height = _size_of(data)
-    except (struct.error, IndexError):
-        raise DataError(f"{path}: the image file is cut short") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    if not 0 < width * height <= MAX_PIXELS:
-        raise DataError(
-            f"{path}: the image claims {width}x{height} pixels, allowed: 1 to {MAX_PIXELS}"
-        )
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                self._data = file.read()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        self._jpeg: JpegHeader | None = None
+        try:
+            if self._data.startswith(_JPEG_SIGNATURE):
+                self._jpeg = jpeg.read_header(self._data)
+                self.width, self.height = self._jpeg.width, self._jpeg.height
+            else:
+                self.width, self.height = _size_of(self._data)
+        except (struct.error, IndexError):
+            raise DataError(f"{path}: the image file is cut short") from None
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        if not 0 < self.width * self.height <= MAX_PIXELS:
+            raise DataError(
+                f"{path}: the image claims {self.width}x{self.height} pixels, "
+                f"allowed: 1 to {MAX_PIXELS}"
+            )
+
+    def decode(self, channels: int) -> np.ndarray:
+        """Decode the whole image to 8 bits per channel.
+
+        Args:
+            channels: 3 or 1.
+
+        Returns:
+            uint8 [H, W, 3] in RGB, or [H, W] for one channel.
+
+        Raises:
+            DataError: the image is damaged.
+        """
+        return self._decode(channels, self.height, 1)
+
+    def crop(self, box: Box, channels: int, least: int) -> np.ndarray:
+        """Decode the part of the image within a box, and as little else as the format allows.
+
+        Where both sides of the box are at least 2, 4 or 8 times ``least``, a JPEG is decoded at
+        1/2, 1/4 or 1/8 of its size (each pixel then is the mean of a square, within rounding), and
+        the sides of the box move outwards to the next whole pixel of that.
+
+        Args:
+            box: top, left, height, width in pixels of the image.
+            channels: 3 or 1.
+            least: pixels that the result has to have along either side, if the box has them.
+
+        Returns:
+            uint8 [h, w, 3] in RGB, or [h, w] for one channel.
+
+        Raises:
+            DataError: the image is damaged.
+        """
+        top, left, height, width = box
+        bottom, right = top + height, left + width
+        reduction = 1
+        if self._jpeg is not None and self._jpeg.is_common:
+            fits = (r for r in jpeg.REDUCTIONS if min(height, width) >= r * least)
+            reduction = next(fits, 1)
+        pixels = self._decode(channels, bottom, reduction)
+        return pixels[
+            top // reduction : -(-bottom // reduction), left // reduction : -(-right // reduction)
+        ]
+
+    def _decode(self, channels: int, rows: int, reduction: int) -> np.ndarray:
+        try:
+            if self._jpeg is not None and self._jpeg.is_common:
+                return jpeg.decode(self._data, self._jpeg, channels, rows, reduction)
+            return _decode_with_opencv(self._data, channels)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+
+
+def _decode_with_opencv(data: bytes, channels: int) -> np.ndarray:
     color = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), color | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
-        raise DataError(f"{path}: the image is damaged, OpenCV cannot decode it")
-    return image
+        raise DataError("the image is damaged, OpenCV cannot decode it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if channels == 3 else image
 
 
 def _size_of(data: bytes) -> tuple[int, int]:
-    """Width and height that the header states, after a check that the file is complete."""
+    """Width and height in the header of what is no JPEG; the file is checked to be complete."""
     for signature, size in _FORMATS.items():
         if data.startswith(signature):
             return size(data)
     if not data:
         raise DataError("the file is empty")
     raise DataError(f"not a JPEG, PNG, WebP or BMP image (starts with {data[:4]!r})")
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    width = height = 0
-    position = 2
-    while True:
-        # Bytes between segments are skipped, as libjpeg does.
-        position = data.find(b"\xff", position)
-        if position < 0:
-            raise DataError("the JPEG file is cut short (no image data)")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-        elif marker in _JPEG_BARE:
-            position += 2
-        elif marker == 0xD9:
-            raise DataError("the JPEG file ends without image data")
-        else:
-            (length,) = struct.unpack_from(">H", data, position + 2)
-            if marker in _JPEG_SOF:
-                height, width = struct.unpack_from(">HH", data, position + 5)
-            position += 2 + length
-            if marker == 0xDA:
-                break
-    # The search starts within the image data: an EXIF thumbnail has an end marker of its own.
-    if data.find(b"\xff\xd9", position) < 0:
-        raise DataError("the JPEG file is cut short (no end-of-image marker)")
-    return width, height
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -139,7 +173,6 @@ def _bmp_size(data: bytes) -> tuple[int, int]:
 
 
 _FORMATS: dict[bytes, Callable[[bytes], tuple[int, int]]] = {
-    b"\xff\xd8\xff": _jpeg_size,
     _PNG_SIGNATURE: _png_size,
     b"RIFF": _webp_size,
     b"BM": _bmp_size,

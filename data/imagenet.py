@@ -9,9 +9,9 @@ import numpy as np
 
 from .dataset import ImageDataset
 from .errors import DataError
-from .image_file import read_image
+from .image_file import ImageFile
 from .input_config import InputConfig
-from .transforms import random_resized_crop, resize_and_center_crop, to_chw
+from .transforms import random_resized_crop, resize_and_center_crop
 
 DEFAULT_DIR = Path(__file__).resolve().parent / "ILSVRC2012"
 
@@ -59,17 +59,14 @@ class ImageListDataset(ImageDataset):
     def _load(self, index: int) -> tuple[np.ndarray, np.int64]:
         path = self.path(index)
         config = self.input_config
-        image = read_image(path, config.channels)
+        image = ImageFile(path)
         if self.train:
-            image = random_resized_crop(image, config, self.item_rng(index))
-        else:
-            try:
-                image = resize_and_center_crop(image, config)
-            except DataError as error:
-                raise DataError(f"{path}: {error}") from None
-        if image.ndim == 3:
-            image = image[:, :, ::-1]  # blue first becomes red first
-        return to_chw(image, config), self.labels[index]
+            return random_resized_crop(image, config, self.item_rng(index)), self.labels[index]
+        pixels = image.decode(config.channels)
+        try:
+            return resize_and_center_crop(pixels, config), self.labels[index]
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
 
 
 def load_imagenet(

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from .errors import DataError
+from .resize import ANTIALIASED
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +30,10 @@ class InputConfig:
             rounded.
         channels: 3 (RGB) or 1 (gray).
         mean, std: one value per channel, for pixel values scaled to 0..1.
-        interpolation: one of ``INTERPOLATIONS``. Only ``area`` averages over all source pixels
-            when it shrinks an image; the others sample it, as OpenCV does, without antialiasing.
+        interpolation: one of ``INTERPOLATIONS``, as OpenCV has them: only ``area`` averages over
+            all source pixels when it shrinks an image, the others sample it.
+        antialias: shrink with Pillow's filter of that name instead, which averages over all source
+            pixels (``bilinear``, ``bicubic`` and ``lanczos`` only).
 
     Raises:
         DataError: a value is of the wrong type or out of range.
@@ -42,6 +45,7 @@ class InputConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    antialias: bool = False
 
     def __post_init__(self) -> None:
         _check_side("image_size", self.image_size, 1)
@@ -62,6 +66,14 @@ class InputConfig:
             raise DataError(
                 f"interpolation is {self.interpolation!r}, allowed: "
                 f"{', '.join(INTERPOLATIONS)}{hint}"
+            )
+
+        if not isinstance(self.antialias, bool):
+            raise DataError(f"antialias is {self.antialias!r}, allowed: True or False")
+        if self.antialias and self.interpolation not in ANTIALIASED:
+            raise DataError(
+                f"antialias is True with interpolation {self.interpolation!r}, allowed with it: "
+                f"{', '.join(ANTIALIASED)}"
             )
 
     @property

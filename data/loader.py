@@ -51,14 +51,17 @@ class BatchLoader:
         # Each reader has an image of its own to work on; OpenCV's threads would only be in the
         # way of theirs.
         cv2.setNumThreads(0)
-        stream = _BatchStream(self._dataset, self._batches, self._num_workers)
+        # A GPU gets bytes, a quarter of what the floats take, and normalises them itself.
+        as_bytes = _is_gpu(self._places)
+        stream = _BatchStream(self._dataset, self._batches, self._num_workers, as_bytes)
         # Paddle's loader copies batches to the device ahead of time. Its own worker processes
         # are forked, and a fork that happens while another thread holds a lock of Paddle or
         # OpenCV leaves a worker that waits for ever; so no process is forked here.
         try:
-            yield from paddle.io.DataLoader(
+            for images, labels in paddle.io.DataLoader(
                 stream, batch_size=None, collate_fn=_as_it_is, num_workers=0, places=self._places
-            )
+            ):
+                yield [self._dataset.normalizer.tensor(images) if as_bytes else images, labels]
         finally:
             stream.close()
         if stream.error is not None:
@@ -119,12 +122,17 @@ def build_loader(
 class _BatchStream(paddle.io.IterableDataset):
     """The batches as NumPy arrays, in order, read ahead by a pool of threads.
 
+    Images are float32 [N, C, H, W], or, ``as_bytes``, uint8 [N, H, W, C] before normalisation.
+
     An error ends the stream and is kept in ``error``: Paddle's loader, which runs this in a thread
     of its own, would print it and raise something unrelated.
     """
 
-    def __init__(self, dataset: ImageDataset, batches: BatchIndices, num_workers: int) -> None:
+    def __init__(
+        self, dataset: ImageDataset, batches: BatchIndices, num_workers: int, as_bytes: bool
+    ) -> None:
         super().__init__()
+        self._as_bytes = as_bytes
         self._dataset = dataset
         self._batches = batches
         # Without workers one thread reads, and no further than the batch that is asked for.
@@ -153,8 +161,19 @@ class _BatchStream(paddle.io.IterableDataset):
             self.error = error
 
     def _load(self, indices: Sequence[int]) -> list[np.ndarray]:
-        images, labels = zip(*[self._dataset[index] for index in indices])
-        return [np.stack(images), np.asarray(labels, np.int64).reshape(-1, 1)]
+        pixels, labels = zip(*[self._dataset.pixels(index) for index in indices])
+        images = np.stack(pixels)
+        if not self._as_bytes:
+            images = self._dataset.normalizer.array(images)
+        return [images, np.asarray(labels, np.int64).reshape(-1, 1)]
+
+
+def _is_gpu(places: Any) -> bool:
+    """Whether batches go to a GPU: to the places given, or to Paddle's current device."""
+    if places is None:
+        return paddle.device.get_device().startswith("gpu")
+    first = places[0] if isinstance(places, (list, tuple)) else places
+    return "gpu" in str(first).lower()
 
 
 def _as_it_is(batch: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,19 +1,21 @@
-"""From decoded pixels to network input.
+"""The geometry of training and evaluation: crop, resize, mirror.
 
-Everything geometric runs on uint8 (crop first, so that only the kept part is resized), and the
-channel order does not matter to it; ``to_chw`` makes the one conversion to float at the end.
-Randomness comes from the generator that the caller hands in.
+All of it runs on uint8 (crop first, so that only the kept part is decoded and resized);
+``normalize.py`` makes the one conversion to float at the end. Randomness comes from the generator
+that the caller hands in.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from .errors import DataError
 from .input_config import InputConfig
+from .resize import resize
 
 # Decoded or resized images beyond this are refused: 178,956,970 pixels is where Pillow stops too.
 MAX_PIXELS = 178_956_970
@@ -22,16 +24,21 @@ _CROP_AREA = (0.08, 1.0)
 _CROP_ASPECT = (3 / 4, 4 / 3)
 _CROP_ATTEMPTS = 10
 
-_CV2_INTERPOLATION = {
-    "nearest": cv2.INTER_NEAREST,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-    "area": cv2.INTER_AREA,
-    "lanczos": cv2.INTER_LANCZOS4,
-}
+# Top, left, height and width in pixels.
+Box = tuple[int, int, int, int]
 
 
-def random_crop_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+class Croppable(Protocol):
+    """An image of which a part can be had (`image_file.ImageFile`)."""
+
+    height: int
+    width: int
+
+    def crop(self, box: Box, channels: int, least: int) -> np.ndarray:
+        """The pixels of a box, at a reduced scale that leaves at least ``least`` along a side."""
+
+
+def random_crop_box(height: int, width: int, rng: np.random.Generator) -> Box:
     """Draw a crop of 8 to 100 % of the area and an aspect (width / height) from 3/4 to 4/3.
 
     The area is uniform and the aspect log-uniform (Szegedy et al., arXiv:1409.4842). An image so
@@ -57,19 +64,24 @@ def random_crop_box(height: int, width: int, rng: np.random.Generator) -> tuple[
 
 
 def random_resized_crop(
-    image: np.ndarray, config: InputConfig, rng: np.random.Generator
+    image: Croppable, config: InputConfig, rng: np.random.Generator
 ) -> np.ndarray:
     """Crop at random, resize to ``image_size`` square, mirror every other image.
 
     Args:
-        image: uint8 [H, W] or [H, W, C].
-        config: gives size and interpolation.
+        image: gives the pixels of a box.
+        config: gives size, channels and the kind of resize.
         rng: is drawn from.
+
+    Returns:
+        uint8 [S, S, 3], or [S, S] for one channel.
+
+    Raises:
+        DataError: the image is damaged.
     """
-    top, left, height, width = random_crop_box(image.shape[0], image.shape[1], rng)
-    patch = image[top : top + height, left : left + width]
-    patch = _resize(patch, config.image_size, config.image_size, config.interpolation)
-    return _random_flip(patch, rng)
+    box = random_crop_box(image.height, image.width, rng)
+    patch = image.crop(box, config.channels, config.image_size)
+    return _random_flip(resize_square(patch, config), rng)
 
 
 def resize_and_center_crop(image: np.ndarray, config: InputConfig) -> np.ndarray:
@@ -91,7 +103,7 @@ def resize_and_center_crop(image: np.ndarray, config: InputConfig) -> np.ndarray
             f"{width}x{height} pixels with the short side at {short} would be "
             f"{new_width}x{new_height}, allowed: {MAX_PIXELS} pixels"
         )
-    resized = _resize(image, new_height, new_width, config.interpolation)
+    resized = resize(image, new_height, new_width, config.interpolation, config.antialias)
     size = config.image_size
     top, left = (new_height - size) // 2, (new_width - size) // 2
     return resized[top : top + size, left : left + size]
@@ -105,7 +117,7 @@ def random_shift_and_flip(
     Args:
         image: uint8 [H, W] or [H, W, C].
         padding: pixels added on each side.
-        config: gives size and interpolation.
+        config: gives size and the kind of resize.
         rng: is drawn from.
     """
     height, width = image.shape[:2]
@@ -120,35 +132,10 @@ def random_shift_and_flip(
 
 def resize_square(image: np.ndarray, config: InputConfig) -> np.ndarray:
     """Resize a small image as a whole to ``image_size``; as it is when it has that size."""
-    return _resize(image, config.image_size, config.image_size, config.interpolation)
-
-
-def to_chw(image: np.ndarray, config: InputConfig) -> np.ndarray:
-    """Normalise: ``(x / 255 - mean) / std``.
-
-    Args:
-        image: uint8 [H, W] (gray) or [H, W, 3] (RGB). Gray is repeated for a network of three
-            channels, RGB becomes luma (ITU-R BT.601) for one of a single channel.
-        config: gives channels, mean and std.
-
-    Returns:
-        float32 [C, H, W].
-    """
-    if image.ndim == 3 and config.channels == 1:
-        image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    planes = [image] * config.channels if image.ndim == 2 else [image[:, :, c] for c in range(3)]
-    out = np.empty((config.channels, *image.shape[:2]), np.float32)
-    for plane, mean, std, target in zip(planes, config.mean, config.std, out):
-        np.multiply(plane, np.float32(1 / (255 * std)), out=target)
-        target -= np.float32(mean / std)
-    return out
-
-
-def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    return cv2.resize(image, (width, height), interpolation=_CV2_INTERPOLATION[interpolation])
+    size = config.image_size
+    return resize(image, size, size, config.interpolation, config.antialias)
 
 
 def _random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return image[:, ::-1] if rng.random() < 0.5 else image
+    # A mirrored view would do, but copying one into a batch takes longer than all else here.
+    return cv2.flip(image, 1) if rng.random() < 0.5 else image

@@ -89,7 +89,11 @@ class CommonConfig:
     )
     data_dir: str | None = flag(None, "folder of the data set", _DATA, unset="its usual place")
     num_workers: int = flag(
-        4, "processes that read images; 0 reads in this one", _DATA, low=0, high=1024
+        4,
+        "threads that read images; 0 reads each batch when it is asked for",
+        _DATA,
+        low=0,
+        high=1024,
     )
     image_size: int | None = flag(
         None, "side of the square input in pixels", _DATA, unset="the model's own", low=1, high=4096
@@ -117,6 +121,12 @@ class CommonConfig:
     )
     interpolation: str | None = flag(
         None, "how images are resized", _DATA, unset="the model's own", choices=INTERPOLATIONS
+    )
+    antialias: bool | None = flag(
+        None,
+        "shrink images as Pillow does, by a filter that sees every pixel, and not as OpenCV does",
+        _DATA,
+        unset="the model's own",
     )
     use_gpu: bool = flag(True, "use the GPU; without one the CPU, with one warning", _MACHINE)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data import ImageDataset
+from data import ImageDataset, InputConfig
 from models import find_pretrained, model_info
 
 from . import distributed
@@ -165,6 +165,8 @@ def _compare(latest: Latest, settings: dict[str, Any]) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     missing = {**{name: defaults[name] for name in FIXED_FLAGS}, ARITHMETIC: "float32"}
     before = {**missing, **latest.progress.fixed}
+    if isinstance(before.get("input"), dict):
+        before["input"] = {"antialias": InputConfig.antialias, **before["input"]}
     for name, value in settings.items():
         for key, now, then in _differences(name, value, before.get(name)):
             raise EngineError(

@@ -70,6 +70,7 @@ INPUT_RULES = {
     "channels": _Rule(lambda value: _is_count(value) and value in (1, 3), "1 or 3"),
     "mean": _NUMBERS,
     "std": _NUMBERS,
+    "antialias": _Rule(lambda value: isinstance(value, bool), "true or false"),
     "interpolation": _Rule(
         lambda value: isinstance(value, str) and value in INTERPOLATIONS, ", ".join(INTERPOLATIONS)
     ),

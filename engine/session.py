@@ -43,7 +43,7 @@ class Session:
 
     @property
     def num_workers(self) -> int:
-        """Processes that read images."""
+        """Threads that read images."""
         return 0 if self.cfg.ce_test else self.cfg.num_workers
 
     @property

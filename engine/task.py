@@ -103,6 +103,9 @@ def resolve_input(
         resize = round(size * info.resize_size / info.image_size)
     # Statistics that belong to another number of channels say nothing about this one.
     same_channels = stored.get("channels") == channels
+    antialias = cfg.antialias
+    if antialias is None:
+        antialias = stored.get("antialias")
     mean = cfg.mean or (stored.get("mean") if same_channels else None) or info.mean
     std = cfg.std or (stored.get("std") if same_channels else None) or info.std
     return InputConfig(
@@ -112,6 +115,7 @@ def resolve_input(
         mean=tuple(mean),
         std=tuple(std),
         interpolation=cfg.interpolation or stored.get("interpolation") or info.interpolation,
+        antialias=info.antialias if antialias is None else antialias,
     )
 
 

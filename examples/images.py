@@ -34,12 +34,25 @@ def load_image(path: str, description: dict[str, Any]) -> np.ndarray:
         image = image[:, :, ::-1]  # OpenCV reads BGR
     scale = max(config["resize_size"], config["image_size"]) / min(image.shape[:2])
     height, width = (round(side * scale) for side in image.shape[:2])
-    image = cv2.resize(np.ascontiguousarray(image), (width, height))
+    image = resized(np.ascontiguousarray(image), height, width, config)
     size = config["image_size"]
     top, left = (height - size) // 2, (width - size) // 2
     image = image[top : top + size, left : left + size].reshape([size, size, -1])
     image = (image / 255 - np.array(config["mean"])) / np.array(config["std"])
     return np.ascontiguousarray(image.transpose([2, 0, 1])[None], dtype=np.float32)
+
+
+def resized(image: np.ndarray, height: int, width: int, config: dict[str, Any]) -> np.ndarray:
+    """The image in another size, by the filter that the network was trained with."""
+    kind = config.get("interpolation", "bilinear")
+    if config.get("antialias", False):
+        from PIL import Image
+
+        how = Image.Resampling[kind.upper()]
+        return np.asarray(Image.fromarray(image).resize((width, height), how))
+    names = {"bilinear": "LINEAR", "bicubic": "CUBIC", "lanczos": "LANCZOS4"}
+    flag = getattr(cv2, f"INTER_{names.get(kind, kind.upper())}")
+    return cv2.resize(image, (width, height), interpolation=flag)
 
 
 def show(logits: np.ndarray, description: dict[str, Any], count: int = 5) -> None:

@@ -24,6 +24,7 @@ class ModelInfo:
         mean: per-channel mean of the input, on the scale 0 to 1.
         std: per-channel standard deviation of the input, on the scale 0 to 1.
         interpolation: how images are resized.
+        antialias: whether that filter is stretched when it shrinks an image.
         min_image_size: the smallest side at which every feature map still has a pixel, in pixels.
         default_pretrained: ``'auto'`` (Paddle's own download), the name of a weight file that
             users have to bring, or None if nobody publishes weights for this model.
@@ -38,6 +39,7 @@ class ModelInfo:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    antialias: bool = False
     min_image_size: int = 1
     default_pretrained: str | None = None
     weights_url: tuple[str, str] | None = None

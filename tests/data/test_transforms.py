@@ -9,12 +9,12 @@ from PIL import Image
 
 from data import DataError, InputConfig
 from data.transforms import (
+    Box,
     random_crop_box,
     random_resized_crop,
     random_shift_and_flip,
     resize_and_center_crop,
     resize_square,
-    to_chw,
 )
 
 
@@ -69,6 +69,18 @@ def test_elongated_images_fall_back_to_the_centre(height: int, width: int) -> No
         assert 0 <= top <= height - crop_height and 0 <= left <= width - crop_width
 
 
+class Pixels:
+    """Decoded pixels in the place of a file."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def crop(self, box: Box, channels: int, least: int) -> np.ndarray:
+        top, left, height, width = box
+        return self.pixels[top : top + height, left : left + width]
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area", "lanczos"])
 def test_the_crop_is_cut_out_before_it_is_resized(interpolation: str, photo: np.ndarray) -> None:
     flags = {
@@ -85,9 +97,22 @@ def test_the_crop_is_cut_out_before_it_is_resized(interpolation: str, photo: np.
     if rng.random() < 0.5:
         expected = expected[:, ::-1]
     actual = random_resized_crop(
-        photo, config(32, interpolation=interpolation), np.random.default_rng(5)
+        Pixels(photo), config(32, interpolation=interpolation), np.random.default_rng(5)
     )
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_antialiased_training_crop_is_pillows(seed: int, photo: np.ndarray) -> None:
+    rng = np.random.default_rng(seed)
+    top, left, height, width = random_crop_box(120, 160, rng)
+    box = (left, top, left + width, top + height)
+    expected = Image.fromarray(photo).crop(box).resize((32, 32), Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    rng = np.random.default_rng(seed)
+    actual = random_resized_crop(Pixels(photo), config(32, antialias=True), rng)
+    assert np.abs(actual.astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_half_of_the_training_images_are_mirrored() -> None:
@@ -96,7 +121,7 @@ def test_half_of_the_training_images_are_mirrored() -> None:
     rng = np.random.default_rng(3)
     flipped = 0
     for _ in range(2000):
-        out = random_resized_crop(ramp, config(16), rng).astype(int)
+        out = random_resized_crop(Pixels(ramp), config(16), rng).astype(int)
         flipped += bool(out[0, 0] > out[0, -1])
     # Five standard deviations of a fair coin.
     assert abs(flipped - 1000) < 5 * math.sqrt(2000) / 2
@@ -122,6 +147,18 @@ def test_evaluation_frames_the_same_scene_as_pillow(height: int, width: int) -> 
     out = resize_and_center_crop(image, config())
     assert out.shape == (224, 224)
     assert np.abs(out.astype(int) - expected.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (1100, 900)])
+def test_antialiased_evaluation_is_pillows(height: int, width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    scale = 256 / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((left, top, left + 224, top + 224)))
+    out = resize_and_center_crop(image, config(antialias=True))
+    assert np.abs(out.astype(int) - expected).max() <= 1
 
 
 def test_area_interpolation_averages_when_it_shrinks() -> None:
@@ -162,27 +199,3 @@ def test_a_small_image_is_resized_only_when_its_size_differs(clothes: np.ndarray
     image = clothes[0]
     assert resize_square(image, config(28)) is image
     assert resize_square(clothes[0], config(32)).shape == (32, 32)
-
-
-def test_normalisation_is_the_formula_on_channels_first() -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (9, 7, 3), np.uint8)
-    expected = (image / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    out = to_chw(image, config())
-    assert out.dtype == np.float32 and out.shape == (3, 9, 7) and out.flags.c_contiguous
-    np.testing.assert_allclose(out, expected.transpose(2, 0, 1), atol=1e-6)
-
-
-def test_gray_is_repeated_for_a_colour_network() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (5, 6), np.uint8)
-    out = to_chw(image, config(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
-    for plane in out:
-        np.testing.assert_allclose(plane, image / 255.0, atol=1e-7)
-
-
-def test_colour_becomes_luma_for_a_gray_network() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
-    out = to_chw(image, config(channels=1, mean=(0.0,), std=(1.0,)))
-    luma = image @ np.array([0.299, 0.587, 0.114])
-    assert out.shape == (1, 5, 6)
-    assert np.abs(out[0] * 255 - luma).max() <= 0.51

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data import InputConfig
+from data import DataError, InputConfig
 from engine.config import EvalConfig, ExportConfig, TrainConfig
 from engine.errors import EngineError
 from engine.files import read_json, write_json
@@ -33,6 +33,20 @@ def test_another_number_of_channels_gets_fitting_statistics():
     info = model_info("mobilenet_v1")
     found = resolve_input(TrainConfig(model="mobilenet_v1", channels=1), info)
     assert found.mean == pytest.approx([sum(info.mean) / 3])
+
+
+def test_antialias_is_the_flags_then_that_of_the_run_then_the_models():
+    info = model_info("mobilenet_v1")
+
+    def found(flag, stored):
+        return resolve_input(TrainConfig(model="mobilenet_v1", antialias=flag), info, stored)
+
+    assert found(None, {}).antialias is info.antialias is False
+    assert found(None, {"antialias": True}).antialias is True
+    assert found(False, {"antialias": True}).antialias is False
+    assert found(True, {"antialias": False}).antialias is True
+    with pytest.raises(DataError, match="antialias is True with interpolation 'area', allowed"):
+        found(None, {"antialias": True, "interpolation": "area"})
 
 
 def test_run_json_brings_back_the_task(tmp_path):
@@ -85,6 +99,7 @@ BROKEN = [
     ('{"input": {"mean": 3}}', "input.mean is 3, allowed: a list of numbers"),
     ('{"input": {"std": ["a"]}}', "input.std is ['a'], allowed: a list of numbers"),
     ('{"input": {"std": [NaN]}}', "input.std is [nan], allowed: a list of numbers"),
+    ('{"input": {"antialias": 1}}', "input.antialias is 1, allowed: true or false"),
     ('{"input": {"interpolation": []}}', "input.interpolation is [], allowed: nearest, "),
     ('{"input": 3}', "input is 3, allowed: an object"),
     ('{"model": ["lenet"]}', "model is ['lenet'], allowed: a string"),

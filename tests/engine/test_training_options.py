@@ -157,6 +157,24 @@ def test_a_flag_that_is_newer_than_the_run_had_its_default(job, monkeypatch):
         job(resume="auto", ema_decay=0.5)
 
 
+def test_a_run_from_before_antialias_resized_without(job, monkeypatch):
+    settings_now = resume._fixed_settings
+
+    def settings_then(*arguments):
+        found = settings_now(*arguments)
+        del found["input"]["antialias"]
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_fixed_settings", settings_then)
+        assert job().run() == 0
+    job(resume="auto")
+    with pytest.raises(
+        EngineError, match=r"input\.antialias is True, but the run began with False"
+    ):
+        job(resume="auto", antialias=True)
+
+
 def test_the_log_names_the_flags_that_changed(job, capsys):
     assert job().run() == 0
     capsys.readouterr()

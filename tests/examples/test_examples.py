@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data import build_dataset
+from data import InputConfig, build_dataset
+from data.imagenet import ImageListDataset
 from engine.config import ExportConfig
 from engine.loading import load_network
 from engine.task import task_of_file
@@ -126,3 +129,35 @@ def test_the_cpp_program_gives_the_answer_of_the_network(trained, photo, tmp_pat
     rows = [line.split() for line in done.stdout.splitlines()]
     names = [task.class_names[int(row[0])] for row in rows]
     assert names == [name for name, _ in expected(trained, photo)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"interpolation": "bicubic"},
+        {"interpolation": "nearest"},
+        {"interpolation": "area"},
+        {"interpolation": "lanczos"},
+        {"antialias": True},
+        {"antialias": True, "interpolation": "bicubic"},
+    ],
+    ids=str,
+)
+def test_the_examples_prepare_an_image_as_evaluation_does(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(60, 200, (30, 40, 3), np.uint8)
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), cv2.resize(blocks, (640, 480)))
+    config = InputConfig(image_size=96, resize_size=110, **kind)
+    dataset = ImageListDataset(
+        tmp_path, ["photo.png"], np.zeros(1, np.int64), train=False, input_config=config, seed=0,
+        num_classes=1,
+    )  # fmt: skip
+    spec = importlib.util.spec_from_file_location("images", EXAMPLES / "images.py")
+    images = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(images)
+    found = images.load_image(str(path), {"input": dataclasses.asdict(config)})
+    # Two of 255 steps: the two libraries that antialias round differently.
+    tolerance = 2.01 / 255 / 0.224 if config.antialias else 1e-5
+    np.testing.assert_allclose(found[0], dataset[0][0], atol=tolerance)
