@@ -20,6 +20,10 @@ READERS = {
     "antialiased, one thread": ("ours_antialias", "paddle_pil", "torch"),
     "OpenCV's resize, loader": ("ours_loader", "paddle_loader", "torch_loader"),
 }
+# What the table of scaling assumes: images/s of one GPU, images per step of each, GPUs of a node,
+# nodes, and the share of a step in which gradients can be sent.
+SPEEDS = (500, 1000, 2000)
+BATCH, GPUS, NODES, BACKWARD = 128, 8, 4, 2 / 3
 KINDS = {"opencv": "OpenCV's", "antialias": "antialiased"}
 
 
@@ -29,6 +33,8 @@ def main() -> None:
         ("train step", step_table()),
         ("reader", reader_table(rows_of("reader"))),
         ("resize kind", kind_table(rows_of("resize_kind"))),
+        ("export", export_table()),
+        ("scaling", scaling_table(rows_of("reader"), rows_of("export_cost_3.3.1"))),
     ):
         marks = f"<!-- {name} -->", f"<!-- /{name} -->"
         replace_between(ROOT / "docs" / "performance.md", *marks, text)
@@ -85,6 +91,42 @@ def kind_table(rows: list[dict[str, Any]]) -> str:
         alike, otherwise = (statistics.mean(values) for values in zip(*pairs))
         changes = ", ".join(f"{after - before:+.2f}" for before, after in pairs)
         lines.append(f"| {size} | {KINDS[kind]} | {alike:.2f} | {otherwise:.2f} | {changes} |")
+    return "\n".join(lines)
+
+
+def export_table() -> str:
+    """Seconds and memory of an export."""
+    lines = [
+        "| model | Paddle | file | seconds | float weights, MB | peak memory over them |",
+        "|---|---|---|---|---|---|",
+    ]
+    for file in sorted((ROOT / "benchmarks" / "results").glob("export_cost_*.json"), reverse=True):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for row in content["rows"]:
+            lines.append(
+                f"| {row['model']} | {content['paddle']} | {row['format']} | {row['seconds']:.1f} "
+                f"| {row['weight_bytes'] / 1e6:.1f} | {row['peak_over_weights']:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def scaling_table(readers: list[dict[str, Any]], exports: list[dict[str, Any]]) -> str:
+    """What GPUs of an assumed speed ask of the processor and of the network between nodes."""
+    (rate,) = (row["ours"] for row in readers if row["transform"] == "train")
+    gradients = {row["model"]: row["weight_bytes"] for row in exports}
+    lines = [
+        "| model | gradients, MB | images/s of a GPU (assumed) | step, ms "
+        "| reader cores for 8 GPUs | Gbit/s of each of 4 nodes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, size in gradients.items():
+        for speed in SPEEDS:
+            step = BATCH / speed
+            traffic = 2 * (GPUS * NODES - 1) / (GPUS * NODES) * size * 8 / (BACKWARD * step)
+            lines.append(
+                f"| {model} | {size / 1e6:.1f} | {speed} | {1e3 * step:.0f} "
+                f"| {GPUS * speed / rate:.1f} | {traffic / 1e9:.1f} |"
+            )
     return "\n".join(lines)
 
 

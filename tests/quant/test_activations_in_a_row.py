@@ -10,6 +10,8 @@ from paddle.nn import functional as F
 
 from quant import QAT, Predictor, save_float_model
 
+pytestmark = pytest.mark.int8_products
+
 SPEC = [paddle.static.InputSpec([None, 3, 8, 8], "float32")]
 ACTIVATIONS = {
     "relu": F.relu,

@@ -12,6 +12,13 @@ from quant import QAT, cpu
 SPEC = [paddle.static.InputSpec([None, 3, 8, 8], "float32")]
 
 
+@pytest.fixture
+def unlimited(monkeypatch):
+    """Nobody tells oneDNN to use less than there is."""
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize(
     "text,expected",
     [
@@ -21,14 +28,14 @@ SPEC = [paddle.static.InputSpec([None, 3, 8, 8], "float32")]
         ("Features : fp asimd asimddp", True),
     ],
 )
-def test_the_flags_of_the_processor_tell(text, expected, tmp_path, monkeypatch):
+def test_the_flags_of_the_processor_tell(text, expected, tmp_path, monkeypatch, unlimited):
     path = tmp_path / "cpuinfo"
     path.write_text(text)
     monkeypatch.setattr("builtins.open", lambda *_, _open=open, **options: _open(path, **options))
     assert cpu.has_int8_products.__wrapped__() is expected
 
 
-def test_where_nothing_tells_nothing_is_waived(monkeypatch):
+def test_where_nothing_tells_nothing_is_waived(monkeypatch, unlimited):
     def missing(*_, **__):
         raise FileNotFoundError
 

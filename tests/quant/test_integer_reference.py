@@ -18,7 +18,6 @@ from paddle.nn import functional as F
 from paddle.vision import models as vision
 
 from quant import QAT, Predictor
-from quant.cpu import has_int8_products
 from quant.paddle_format import read_program
 from quant.verify import _floor, _run
 from tests.reference.graph import Graph, Node
@@ -253,6 +252,7 @@ def test_paddle_engines_and_the_network_against_the_integers(name, tmp_path):
         assert np.abs(found - reference).mean() <= max(3 * floor, share * span), engine
 
 
+@pytest.mark.int8_products
 @pytest.mark.parametrize("name", NETWORKS)
 def test_openvino_leaves_the_rounding_before_a_sum_out(name, tmp_path):
     openvino = pytest.importorskip("openvino")
@@ -270,7 +270,7 @@ def test_openvino_leaves_the_rounding_before_a_sum_out(name, tmp_path):
         assert np.abs(found - reference).mean() <= max(3 * floor, 0.003 * span)
 
 
-@pytest.mark.skipif(not has_int8_products(), reason="engines saturate sums on this CPU")
+@pytest.mark.int8_products
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_engines_and_the_network_against_the_integers(name, tmp_path):
     quanter, net = trained(name, "onnxruntime")

@@ -10,6 +10,8 @@ from paddle import nn
 from quant import QAT, Predictor, paddle_format
 from quant.file_layers import find_layers, with_outputs
 
+pytestmark = pytest.mark.int8_products
+
 SPEC = [paddle.static.InputSpec([None, 3, 16, 16], "float32")]
 
 

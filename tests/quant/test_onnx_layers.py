@@ -13,6 +13,8 @@ from paddle.nn import functional as F
 from quant import QAT, ExportError
 from quant.onnx_layers import OnnxGraph
 
+pytestmark = pytest.mark.int8_products
+
 SPEC = [paddle.static.InputSpec([None, 3, 16, 16], "float32")]
 TARGETS = ("generic", "onednn", "onnxruntime", "openvino", "tensorrt")
 

@@ -14,7 +14,6 @@ from paddle.nn import functional as F
 from paddle.vision import models as vision
 
 from quant import QAT, save_float_onnx
-from quant.cpu import has_int8_products
 from quant.verify import _floor, _run
 
 SIZE = 32
@@ -128,12 +127,7 @@ def kinds(path: str) -> collections.Counter:
     return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-needs_int8_products = pytest.mark.skipif(
-    not has_int8_products(), reason="without int8 dot products engines compute something else"
-)
-
-
-@needs_int8_products
+@pytest.mark.int8_products
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_runtime_computes_the_network(name, target, tmp_path):
@@ -162,7 +156,7 @@ def test_onnx_runtime_computes_the_network(name, target, tmp_path):
         assert found_kinds["QLinearConv"] == kinds(path)["Conv"] - in_float
 
 
-@needs_int8_products
+@pytest.mark.int8_products
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_openvino_computes_the_network(name, target, tmp_path):
@@ -179,7 +173,7 @@ def test_openvino_computes_the_network(name, target, tmp_path):
     assert np.abs(found - expected).mean() <= max(3 * floor, 0.003 * np.ptp(expected))
 
 
-@needs_int8_products
+@pytest.mark.int8_products
 @pytest.mark.parametrize("opset", [13, 17, 21])
 def test_every_opset_gives_the_same(opset, tmp_path):
     quanter, net = trained(Residual, "onnxruntime")
