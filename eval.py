@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.crash_guard import guard
 from engine.runtime import prepare_process
 
 
@@ -14,6 +15,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard()
     prepare_process()
 
     from engine.cli import run  # loads Paddle, so it comes after

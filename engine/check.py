@@ -20,6 +20,7 @@ from quant.targets import TARGETS
 from quant.verify import NAMES, SHARE_OF_RANGE, Difference, difference
 
 from .config import ExportConfig
+from .crash_guard import working_on
 from .errors import EngineError
 from .export import (
     checkpoint_task,
@@ -148,6 +149,7 @@ def run_engines(
     errors: dict[str, str] = {}
     for engine in ENGINES:
         try:
+            working_on(f"{prefix}.pdmodel")
             predictor = Predictor(str(prefix), engine, default_threads())
             columns = list(zip(*(predictor(batch) for batch in data)))
             found[engine] = [np.concatenate([np.atleast_1d(x) for x in c]) for c in columns]

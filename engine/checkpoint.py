@@ -59,6 +59,9 @@ class Progress:
         fixed: settings that must not change when the run goes on.
         precision: state of the stage's `engine.precision`.
         window: `MetricSums.take` of the steps since the last line of the log; empty for none.
+        unevaluated: the epoch that was trained (``epoch`` and ``batch`` have moved on) and has yet
+            to be evaluated; None for none.
+        nonfinite_steps: steps of the stage that were left out.
         flags: every flag of the command that wrote this.
     """
 
@@ -73,12 +76,15 @@ class Progress:
     fixed: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, float] = field(default_factory=dict)
     window: list[float] = field(default_factory=list)
+    unevaluated: int | None = None
+    nonfinite_steps: int = 0
     flags: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, stage: str) -> None:
         """Move on to the start of a stage."""
         self.stage, self.epoch, self.batch, self.steps = stage, 0, 0, 0
-        self.best_top1 = self.best_epoch = None
+        self.best_top1 = self.best_epoch = self.unevaluated = None
+        self.nonfinite_steps = 0
         self.precision = {}
         self.window = []
 
@@ -187,6 +193,7 @@ class CheckpointFolder:
 
 
 _PAIR = (".pdparams", ".pdopt")
+_COUNTS = ("epoch", "batch", "steps", "log_bytes", "nonfinite_steps")
 
 
 def save_weights(net: nn.Layer, path: Path) -> None:
@@ -257,9 +264,12 @@ def _check_progress(progress: Progress, path: Path) -> None:
     count, best, window = "a whole number from 0", "null or a number", "no or four numbers"
     allowed: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "stage": (stages, lambda value: value in (FP32, QAT)),
-        **{name: (count, counts) for name in ("epoch", "batch", "steps", "log_bytes")},
+        **{name: (count, counts) for name in _COUNTS},
         "best_top1": (best, lambda value: value is None or numbers([value])),
-        "best_epoch": (f"null or {count}", lambda value: value is None or counts(value)),
+        **{
+            name: (f"null or {count}", lambda value: value is None or counts(value))
+            for name in ("best_epoch", "unevaluated")
+        },
         **{name: ("a table", table) for name in ("results", "fixed", "flags")},
         "precision": ("a table of numbers", lambda value: table(value) and numbers(value.values())),
         "window": (

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import paddle
+
 from data.errors import DataError
 from models.errors import ModelError
 from quant.errors import QuantError
 
+from .crash_guard import is_guarded
 from .errors import EngineError
+from .termination import EXIT_TERMINATED, Terminated
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -24,15 +28,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     Raises:
         SystemExit: always. Code 2 with one line ``error: ...`` for input that cannot be used and
-            for files that cannot be read or written, 130 for Ctrl-C. Any other exception is a
-            fault of this program and passes through with its traceback.
+            for files that cannot be read or written, 130 for Ctrl-C, 143 for SIGTERM. Any other
+            exception is a fault of this program and passes through with its traceback.
     """
+    if is_guarded():
+        paddle.disable_signal_handler()  # which prints a stack; the parent has one line to say
     try:
         code = main() or 0
     except (DataError, EngineError, ModelError, QuantError) as error:
         code = _report(str(error))
     except OSError as error:
         code = _report(_describe(error))
+    except Terminated as error:
+        print(f"stopped by SIGTERM{f' {error}' if str(error) else ''}", file=sys.stderr)
+        code = EXIT_TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED

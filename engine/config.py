@@ -351,6 +351,13 @@ class TrainConfig(CommonConfig):
         _OUTPUT,
         bare="auto",
     )
+    max_nonfinite_steps: int = flag(
+        0,
+        "steps of a stage that may be left out, as their loss or a gradient is not finite, before "
+        "the run ends",
+        _SCHEDULE,
+        low=0,
+    )
     verify_images: int = flag(
         256, "images on which the exported file is held against the network", _OUTPUT, low=1
     )

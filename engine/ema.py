@@ -20,10 +20,11 @@ class LastWeights:
 
     Attributes:
         net: the network to evaluate and to save; here the trained one itself.
+        trained: the network that is trained.
     """
 
     def __init__(self, net: nn.Layer) -> None:
-        self.net = net
+        self.net = self.trained = net
 
     def update(self, steps: int) -> None:
         """Take over what a step has changed.

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from quant.whole_files import write_whole
 
 from .errors import EngineError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+
+_lock: IO[bytes] | None = None
+
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it to ``path``.
+    """Let ``write`` fill a temporary file, and have it named ``path`` once it is whole.
 
     If that fails, whatever was at ``path`` before is still there, unchanged.
 
@@ -26,15 +35,10 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     Raises:
         EngineError: the disk is full, the folder is read-only, and so on.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(str(temporary))
-        os.replace(temporary, path)
+        write_whole({str(path): write})
     except OSError as error:
         raise EngineError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -78,6 +82,35 @@ def remove_files(paths: list[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise EngineError(f"{path}: cannot be removed ({error.strerror or error})") from error
+
+
+def own_folder(folder: Path, flag: str) -> None:
+    """Keep other runs out of a folder while this process lives, and tidy up after a killed one.
+
+    Two runs in one folder would overwrite each other's checkpoints. The lock is the system's
+    (`flock`), so it ends with the process, however that ends; where a file system has none, as some
+    network drives, there is no lock.
+
+    Args:
+        folder: an existing folder; temporary files of `write_whole` in it and one level below go.
+        flag: what to name in the message.
+
+    Raises:
+        EngineError: another process has it.
+    """
+    global _lock
+    if fcntl is None:
+        return
+    try:
+        _lock = open(folder / LOCK_FILE, "ab")
+        fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise EngineError(
+            f"{flag} is {str(folder)!r}, where another run is writing; allowed is another folder"
+        ) from error
+    except OSError:
+        return
+    remove_files([*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")])
 
 
 def make_writable_folder(folder: Path, flag: str) -> None:

@@ -17,6 +17,7 @@ from quant.onnx_predictor import OnnxPredictor
 from quant.paddle_format import read_program
 from quant.targets import Target
 
+from .crash_guard import working_on
 from .errors import EngineError
 from .evaluation import Forward
 
@@ -32,6 +33,7 @@ def file_forward(prefix: Path, engine: str, threads: int | None = None) -> Forwa
     Raises:
         VerifyError: the file is missing or cannot be loaded.
     """
+    working_on(f"{prefix}.pdmodel")
     predictor = Predictor(str(prefix), engine, threads or default_threads())
 
     def forward(images: Tensor) -> Tensor:
@@ -46,6 +48,7 @@ def onnx_forward(path: Path, engine: str, threads: int | None = None) -> Forward
     Raises:
         VerifyError: the file is missing or cannot be loaded.
     """
+    working_on(str(path))
     predictor = OnnxPredictor(str(path), engine, threads or default_threads())
 
     def forward(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from data import InputConfig
 from quant.errors import VerifyError
 from quant.onnx_predictor import OnnxPredictor
 
+from .crash_guard import working_on
 from .errors import EngineError
 from .inference import check_images
 from .run_file import Known, check_known
@@ -50,6 +51,7 @@ class OnnxFile:
     def __init__(self, path: Path, threads: int) -> None:
         if importlib.util.find_spec("onnxruntime") is None:
             raise EngineError(f"{path}: onnxruntime is not installed; pip install onnxruntime")
+        working_on(str(path))
         import onnxruntime  # a machine that runs no ONNX file need not have it
 
         self.path, self.threads = path, threads

@@ -24,7 +24,13 @@ SMALLEST_LOSS_SCALE = 1.0
 
 
 class Precision:
-    """float32 throughout."""
+    """float32 throughout.
+
+    Attributes:
+        scales_loss: whether gradients may overflow now and then, which `step` then deals with.
+    """
+
+    scales_loss = False
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network runs forward."""
@@ -73,6 +79,7 @@ class Float16(BFloat16):
     """
 
     dtype = "float16"
+    scales_loss = True
 
     def __init__(self) -> None:
         self.scale = FIRST_LOSS_SCALE

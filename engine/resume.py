@@ -16,7 +16,7 @@ from . import distributed
 from .checkpoint import QAT, CheckpointFolder, Latest, Progress, load_latest
 from .config import TrainConfig
 from .errors import EngineError
-from .files import copy_file, make_writable_folder
+from .files import copy_file, make_writable_folder, own_folder
 from .inference import require_engine
 from .logging import METRICS_FILE, RunLog
 from .precision import usable_dtype
@@ -65,6 +65,7 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     root = Path(cfg.model_save_dir)
     if distributed.is_main():
         make_writable_folder(root, "--model_save_dir")
+        own_folder(root, "--model_save_dir")
     task, train_data = task_of_training(cfg)
     require_engine(task.target)
     val_data = task.dataset("val")
@@ -189,7 +190,7 @@ def _differences(name: str, now: Any, then: Any) -> Iterator[tuple[str, Any, Any
 
 def _why_done(progress: Progress, cfg: TrainConfig) -> str | None:
     """What tells that no step is left; None while there is one."""
-    if progress.stage != QAT:
+    if progress.stage != QAT or progress.unevaluated is not None:
         return None
     if progress.epoch >= cfg.num_epochs:
         return f"{progress.epoch} of --num_epochs {cfg.num_epochs} are done"

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
-from paddle.optimizer.lr import LRScheduler
 
 from quant import recomputing_inputs
 from quant.pact import floor_alphas
 
+from . import termination
 from .accumulation import Part
+from .agreement import any_of_all
 from .ema import LastWeights
+from .finite import (
+    BufferCopies,
+    first_nonfinite_gradient,
+    first_nonfinite_layer,
+    gradients_are_finite,
+)
 from .loss import Criterion
 from .precision import Precision
 
 
+class Finished(NamedTuple):
+    """How a step ended; the same on all processes."""
+
+    lr: float
+    """Its learning rate."""
+    fault: str | None
+    """Why the parameters were not moved: what is not finite, and where that began."""
+    stops: bool
+    """Whether a process was asked to end."""
+
+
 class TrainStep:
     """Gradients of one batch after the other, and then one move of the optimizer.
+
+    A step with a loss or a gradient that is not finite moves nothing.
 
     Args:
         network: the network as training calls it (a DataParallel in a job of several processes).
@@ -28,6 +49,8 @@ class TrainStep:
         optimizer: moves the parameters.
         schedule: its learning rate, moved on once per step.
         weights: what is evaluated and saved.
+        keeps_buffers: whether such a step leaves no trace in running statistics and observers
+            either; they are copied before each step.
     """
 
     def __init__(
@@ -36,8 +59,9 @@ class TrainStep:
         criterion: Criterion,
         precision: Precision,
         optimizer: Optimizer,
-        schedule: LRScheduler,
+        schedule: paddle.optimizer.lr.LRScheduler,
         weights: LastWeights,
+        keeps_buffers: bool = False,
     ) -> None:
         self.network = network
         self.criterion = criterion
@@ -45,6 +69,14 @@ class TrainStep:
         self.optimizer = optimizer
         self.schedule = schedule
         self.weights = weights
+        self.keeps_buffers = keeps_buffers
+        self._buffers: BufferCopies | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._begun = False
+        self._images: Tensor | None = None
+        self._bad_loss: float | None = None
 
     def add(self, images: Tensor, labels: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Run one batch forward and backward; its gradients add to those of the step.
@@ -57,30 +89,57 @@ class TrainStep:
         Returns:
             Logits, float32 [N, K], and the mean loss of the batch, float32 [].
         """
+        if not self._begun and self.keeps_buffers:
+            self._buffers = BufferCopies(self.network)
+        self._begun = True
         with self._communication(part.ends_step):
             with recomputing_inputs(), self.precision.autocast():
                 logits = self.network(images)
             logits = logits.astype("float32")
             loss = self.criterion(images, logits, labels)
             self.precision.backward(loss * part.share)
+        if self._bad_loss is None:
+            self._images = images
+            if not bool(paddle.isfinite(loss)):
+                self._bad_loss = float(loss)
         return logits, loss
 
-    def finish(self, steps: int) -> float:
-        """Move the parameters by the gradients that were added.
+    def finish(self, steps: int) -> Finished:
+        """Move the parameters by the gradients that were added (a collective call).
 
         Args:
             steps: steps of the stage before this one.
-
-        Returns:
-            The learning rate that was used.
         """
         lr = self.optimizer.get_lr()
-        self.precision.step(self.optimizer)
-        floor_alphas(self.network)
+        bad, stops = any_of_all(self._is_bad(), termination.requested())
+        fault = self._fault() if bad else None
+        if fault is None:
+            self.precision.step(self.optimizer)
+            floor_alphas(self.network)
+            self.weights.update(steps)
+        elif self._buffers is not None:
+            self._buffers.restore()
         self.optimizer.clear_grad()
         self.schedule.step()
-        self.weights.update(steps)
-        return lr
+        self._begin()
+        return Finished(lr, fault, stops)
+
+    def _is_bad(self) -> Tensor | bool:
+        if self._bad_loss is not None:
+            return True
+        # float16 scales the loss until gradients fit, and has a rule of its own for when not.
+        return not self.precision.scales_loss and ~gradients_are_finite(self.network)
+
+    def _fault(self) -> str:
+        """What is not finite and where that began (all processes come here, with their batches)."""
+        net = self.weights.trained
+        with self.precision.autocast():
+            layer = first_nonfinite_layer(net, self._images)
+        if self._bad_loss is not None:
+            return f"the loss is {self._bad_loss}" + (f": {layer}" if layer else "")
+        gradient = first_nonfinite_gradient(net)
+        where = layer or gradient
+        return "a gradient is not finite" + (f": {where}" if where else " on another process")
 
     def _communication(self, ends_step: bool) -> AbstractContextManager[None]:
         """Only the last batch of a step sends gradients around: the sum of them all."""

@@ -12,7 +12,7 @@ from paddle import nn
 from models import find_pretrained, model_info
 from quant import QAT, Verdict, VerifyError, save_float_model
 
-from . import checkpoint, distributed
+from . import checkpoint, distributed, termination
 from .batch_norm import reestimate
 from .checkpoint import load_network_state, save_weights
 from .config import TrainConfig
@@ -25,6 +25,7 @@ from .printable import first
 from .resume import CURVES_FILE, INFERENCE_FOLDER, open_session
 from .runtime import seed_everything, select_device
 from .summary import Summary
+from .termination import Terminated
 from .training import Stage, Trainer
 
 EXIT_OK = 0
@@ -39,10 +40,16 @@ def train(cfg: TrainConfig) -> int:
 
     Raises:
         DataError, EngineError, ModelError, QuantError: something is not usable as it is.
+        Terminated: SIGTERM came.
     """
     distributed.init(select_device(cfg.use_gpu))
+    termination.install()
     with distributed.lost_peers_named():
-        return Job(cfg).run()
+        job = Job(cfg)
+        try:
+            return job.run()
+        except Terminated as stop:
+            raise Terminated(" ".join([str(stop), job.way_on()]).strip()) from None
 
 
 class Job:
@@ -82,6 +89,13 @@ class Job:
         self.qat_stage(net, quanter)
         best = self.evaluate_best(net)
         return self.deploy(net, quanter, best)
+
+    def way_on(self) -> str:
+        """How a run that was stopped goes on."""
+        path = self.checkpoints.latest_path
+        if not path.exists():
+            return "before there was anything to save"
+        return f"({path} has what was trained; --resume goes on with it)"
 
     # --- the float network -----------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from .runtime import seed_everything
 from .schedule import build_schedule, steps_in_epoch
 from .session import Session
 from .step import TrainStep
+from .termination import Terminated, deferred
 
 _ADVICE = "a smaller --lr (--fp32_lr in the float stage) usually helps"
 
@@ -78,7 +78,9 @@ class Trainer:
             latest: where to go on from, or None to begin.
 
         Raises:
-            EngineError: the loss is no longer a number, or a file cannot be written.
+            EngineError: more steps than ``--max_nonfinite_steps`` had a loss or gradient that is
+                not finite, or a file cannot be written.
+            Terminated: SIGTERM came; what was trained is in ``latest``.
             DataError: an image cannot be read.
         """
         # Paddle numbers the optimizer's buffers by how many of the name there were in the process;
@@ -89,16 +91,24 @@ class Trainer:
     def _run(self, net: nn.Layer, latest: Latest | None) -> None:
         progress, stage = self.progress, self.stage
         step = self._build_step(net, latest)
-        while progress.epoch < stage.epochs and not self._is_stopped():
-            epoch = progress.epoch
-            if stage.freeze is not None and stage.freeze_epoch is not None:
-                if epoch >= stage.freeze_epoch:
-                    stage.freeze(net)
-            self._train_epoch(net, step)
-            step.weights.agree()
+        while True:
+            if progress.unevaluated is None:
+                if progress.epoch >= stage.epochs or self._is_stopped():
+                    break
+                epoch = progress.epoch
+                if stage.freeze is not None and stage.freeze_epoch is not None:
+                    if epoch >= stage.freeze_epoch:
+                        stage.freeze(net)
+                with deferred():
+                    stops = self._train_epoch(net, step)
+                    step.weights.agree()
+                    progress.unevaluated = epoch
+                    self._save_latest(net, step)
+                if stops:
+                    raise self._terminated()
             found = evaluate_network(step.weights.net, self.session.evaluation_batches())
-            self._report(epoch, found)
-            self._save(epoch, net, step, found)
+            with deferred():
+                self._finish_epoch(net, step, found)
 
     def _build_step(self, net: nn.Layer, latest: Latest | None) -> TrainStep:
         cfg, progress = self.cfg, self.progress
@@ -111,8 +121,15 @@ class Trainer:
             weights.restore(latest)
             precision.restore(progress.precision)
         criterion = self._criterion(precision)
-        parallel = distributed.data_parallel(net)
-        return TrainStep(parallel, criterion, precision, optimizer, schedule, weights)
+        return TrainStep(
+            distributed.data_parallel(net),
+            criterion,
+            precision,
+            optimizer,
+            schedule,
+            weights,
+            keeps_buffers=cfg.max_nonfinite_steps > 0,
+        )
 
     def _criterion(self, precision: Precision) -> Criterion:
         cfg, teacher = self.cfg, self.stage.teacher
@@ -139,7 +156,11 @@ class Trainer:
     def _is_stopped(self) -> bool:
         return self.cfg.max_steps is not None and self.progress.steps >= self.cfg.max_steps
 
-    def _train_epoch(self, net: nn.Layer, step: TrainStep) -> None:
+    def _terminated(self) -> Terminated:
+        return Terminated(f"after step {self.progress.steps} of the {self.stage.name} stage")
+
+    def _train_epoch(self, net: nn.Layer, step: TrainStep) -> bool:
+        """Returns whether a process was asked to end while the last step ran."""
         cfg, progress = self.cfg, self.progress
         step.network.train()
         epoch = self._stream(progress.epoch)
@@ -150,6 +171,7 @@ class Trainer:
         )
         window = _Window(self.log, self.stage.name, step.precision, progress.window)
         progress.window = []
+        stops = False
         batches = self.log.progress(
             loader, batches_left, f"{self.stage.name} epoch {progress.epoch}"
         )
@@ -162,22 +184,46 @@ class Trainer:
             batches_left -= 1
             if not part.ends_step:
                 continue
-            lr = step.finish(progress.steps)
+            done = step.finish(progress.steps)
+            stops = done.stops
+            self._judge(done.fault)
+            window.step_done(counts=done.fault is None)
             progress.steps += 1
             at_end = batches_left == 0 or self._is_stopped()
             if at_end or progress.steps % cfg.log_period == 0:
-                window.close(progress, lr)
+                window.close(progress, done.lr)
             if at_end:
                 break
-            if progress.steps % cfg.save_steps == 0:
-                progress.window = window.sums(progress)
+            if stops or progress.steps % cfg.save_steps == 0:
+                progress.window = window.sums()
                 self._check_finite(net)
                 step.weights.agree()
                 self._save_latest(net, step)
                 progress.window = []
+            if stops:
+                raise self._terminated()
         self._check_finite(net)
         if batches_left == 0:
             progress.epoch, progress.batch = progress.epoch + 1, 0
+        return stops
+
+    def _judge(self, fault: str | None) -> None:
+        """Count a step that was left out, or end the run.
+
+        Raises:
+            EngineError: there were as many as are allowed before this one.
+        """
+        if fault is None:
+            return
+        progress, allowed = self.progress, self.cfg.max_nonfinite_steps
+        where = f"at step {progress.steps + 1} of the {self.stage.name} stage"
+        what, _, origin = fault.partition(": ")
+        line = f"{what} {where}" + (f": {origin}" if origin else "")
+        if progress.nonfinite_steps >= allowed:
+            spent = f"; --max_nonfinite_steps={allowed} were left out before it" if allowed else ""
+            raise EngineError(f"{line}{spent}; {_ADVICE}")
+        progress.nonfinite_steps += 1
+        self.log.warn(f"{line}; the step is left out, {progress.nonfinite_steps} of {allowed}")
 
     def _check_finite(self, net: nn.Layer) -> None:
         """No checkpoint is written with weights that nothing can be done with.
@@ -210,9 +256,12 @@ class Trainer:
             f"top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, {metrics.num_images} images"
         )
 
-    def _save(self, epoch: int, net: nn.Layer, step: TrainStep, found: Evaluation) -> None:
-        """Checkpoints of a finished (or stopped) epoch, of the network that was evaluated."""
+    def _finish_epoch(self, net: nn.Layer, step: TrainStep, found: Evaluation) -> None:
+        """Report, and checkpoints of a finished (or stopped) epoch, of what was evaluated."""
         progress, top1 = self.progress, found.metrics.top1
+        epoch = progress.unevaluated
+        assert epoch is not None
+        self._report(epoch, found)
         evaluated = step.weights.net
         is_best = progress.best_top1 is None or top1 > progress.best_top1
         if is_best:
@@ -227,6 +276,7 @@ class Trainer:
                 )
                 if is_best:
                     self.session.checkpoints.mark_best(epoch)
+        progress.unevaluated = None
         self._save_latest(net, step)
 
     def _save_latest(self, net: nn.Layer, step: TrainStep) -> None:
@@ -256,6 +306,7 @@ class _Window:
 
     def _clear(self) -> None:
         self._sums = MetricSums()
+        self._step: list[tuple[Tensor, Tensor, Tensor]] = []
         self._images = self._batches = 0
         self._waiting = 0.0
         self._start = self._last = time.perf_counter()
@@ -265,31 +316,32 @@ class _Window:
         self._waiting += time.perf_counter() - self._last
 
     def batch_done(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Count one batch."""
-        self._sums.add(logits, labels, loss)
+        """Count the time of one batch; the figures wait for the end of the step."""
+        self._step.append((logits.detach(), labels, loss.detach()))
         self._images += int(logits.shape[0])
         self._batches += 1
         self._last = time.perf_counter()
 
-    def sums(self, progress: Progress) -> list[float]:
-        """What a resumed run needs to write the same figures; no times (a collective call)."""
-        sums = self._sums.take()
-        self._check_loss(sums[-1] / max(sums[0], 1.0), progress)
-        return sums
+    def step_done(self, counts: bool) -> None:
+        """Count the figures of a step's batches, unless it was left out."""
+        for logits, labels, loss in self._step if counts else []:
+            self._sums.add(logits, labels, loss)
+        self._step = []
 
-    def _check_loss(self, loss: float | None, progress: Progress) -> None:
-        if loss is None or not math.isfinite(loss):
-            raise EngineError(
-                f"the loss is {loss} at step {progress.steps} of the {self._stage} stage; {_ADVICE}"
-            )
+    def sums(self) -> list[float]:
+        """What a resumed run needs to write the same figures; no times (a collective call)."""
+        return self._sums.take()
 
     def close(self, progress: Progress, lr: float) -> None:
         """Write the figures and begin anew (a collective call)."""
         metrics = self._sums.result()  # waits for the device
         seconds = time.perf_counter() - self._start
-        self._check_loss(metrics.loss, progress)
         speed = self._images * distributed.world_size() / seconds
         reader_cost, batch_cost = self._waiting / self._batches, seconds / self._batches
+        self._clear()
+        if metrics.num_images == 0:  # every step was left out
+            return
+        left_out = {"nonfinite_steps": progress.nonfinite_steps} if progress.nonfinite_steps else {}
         self._log.record(
             {
                 "epoch": progress.epoch,
@@ -302,6 +354,7 @@ class _Window:
                 "reader_cost": reader_cost,
                 "batch_cost": batch_cost,
                 "images_per_second": speed,
+                **left_out,
                 **self._precision.state(),
             }
         )
@@ -311,4 +364,3 @@ class _Window:
             f"lr {lr:.3g}, reader cost {reader_cost:.4f} s, batch cost {batch_cost:.4f} s, "
             f"{speed:.1f} images/s{self._precision.note()}"
         )
-        self._clear()

@@ -3,10 +3,15 @@
 `.pdmodel` is a serialized ProgramDesc. `.pdiparams` holds every persistable variable of its main
 block, ordered by name, each as a LoDTensor stream: uint32 version 0, uint64 number of LoD levels
 (0), uint32 version 0, int32 length of the TensorDesc message, that message, the raw data.
+
+The model knows its weights by a digest (BLAKE2b of the whole `.pdiparams`), so that a damaged file,
+or one of another export, is not taken for the right one. It stands in the name of a variable that
+no operator uses, which every version of Paddle leaves alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
@@ -16,11 +21,16 @@ from typing import Any
 import numpy as np
 from paddle.base.proto import framework_pb2 as pb
 
+from . import compat
 from .errors import ExportError
 from .graph import DENSE_TENSOR, DTYPES, Graph, Op, new_op
+from .whole_files import write_whole
 
 _FEED_MINIBATCH, _FETCH_LIST = 9, 10
 _NUMPY = {number: np.dtype(name) for name, number in DTYPES.items()}
+
+_DIGEST_NAME = "paddleqat.weights."
+_DIGEST_BYTES = 16
 
 # Attributes that inference sets itself or does not use. oneDNN's operators are handed all that
 # there are at each call, which takes longer than some kernels; and the call stack holds the paths
@@ -56,24 +66,24 @@ def save(graph: Graph, prefix: str) -> None:
     folder = os.path.dirname(prefix)
     if folder:
         os.makedirs(folder, exist_ok=True)
-    streams = (_stream(graph.constants[name]) for name in names)
-    temporary = []
-    try:
-        for suffix, chunks in (
-            (".pdiparams", streams),
-            (".pdmodel", iter([program.SerializeToString()])),
-        ):
-            name = f"{prefix}{suffix}.tmp{os.getpid()}"
-            temporary.append((name, prefix + suffix))
-            with open(name, "wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-        for name, final in temporary:
-            os.replace(name, final)
-    finally:
-        for name, _ in temporary:
-            if os.path.exists(name):
-                os.remove(name)
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+
+    def write_weights(path: str) -> None:
+        with open(path, "wb") as file:
+            for name in names:
+                stream = _stream(graph.constants[name])
+                digest.update(stream)
+                file.write(stream)
+
+    def write_model(path: str) -> None:  # after the weights
+        var = program.blocks[0].vars.add()
+        var.name = _DIGEST_NAME + digest.hexdigest()
+        var.type.type = DENSE_TENSOR
+        compat.tensor_type(var.type).tensor.data_type = DTYPES["bool"]
+        with open(path, "wb") as file:
+            file.write(program.SerializeToString())
+
+    write_whole({f"{prefix}.pdiparams": write_weights, f"{prefix}.pdmodel": write_model})
 
 
 def read_program(prefix: str) -> Any:
@@ -101,14 +111,14 @@ def read_constants(prefix: str) -> dict[str, np.ndarray]:
         ExportError: a file is damaged, or holds a type of tensor that is not known here.
     """
     with open(f"{prefix}.pdiparams", "rb") as file:
-        return dict(_tensors(prefix, file.read()))
+        return dict(_tensors(prefix, read_program(prefix), file.read()))
 
 
 def check_complete(prefix: str) -> None:
     """See that PREFIX.pdiparams holds what PREFIX.pdmodel says: Paddle loads less without a word.
 
     Raises:
-        ExportError: it does not.
+        ExportError: it does not, or it is not the file that was written with the model.
     """
     path = f"{prefix}.pdiparams"
     with open(path, "rb") as file:
@@ -116,19 +126,28 @@ def check_complete(prefix: str) -> None:
             data: Any = b""
         else:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        program = read_program(prefix)
         try:
-            for _ in _tensors(prefix, data):
+            for _ in _tensors(prefix, program, data):
                 pass
         except _UnknownType:
-            return  # Paddle has more types than this project; then Paddle has to judge
+            pass  # Paddle has more types than this project; then Paddle has to judge
+        for var in program.blocks[0].vars:
+            if var.name.startswith(_DIGEST_NAME):
+                digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+                if var.name != _DIGEST_NAME + digest:
+                    raise ExportError(
+                        f"{path} is damaged, or was not written together with {prefix}.pdmodel: "
+                        "its content is not that which the model was exported with"
+                    )
 
 
 class _UnknownType(ExportError):
     pass
 
 
-def _tensors(prefix: str, data: Any) -> Iterator[tuple[str, np.ndarray]]:
-    program, source = read_program(prefix), f"{prefix}.pdiparams"
+def _tensors(prefix: str, program: Any, data: Any) -> Iterator[tuple[str, np.ndarray]]:
+    source = f"{prefix}.pdiparams"
     at = 0
     for name in sorted(var.name for var in program.blocks[0].vars if _is_stored(var)):
         value, at = _parse_stream(data, at, source)
@@ -151,7 +170,9 @@ def read_graph(prefix: str) -> Graph:
         if block.ops[i].type in ("feed", "fetch"):
             del block.ops[i]
     for i in reversed(range(len(block.vars))):
-        if block.vars[i].type.type in (_FEED_MINIBATCH, _FETCH_LIST):
+        var = block.vars[i]
+        kind = var.type.type
+        if kind in (_FEED_MINIBATCH, _FETCH_LIST) or var.name.startswith(_DIGEST_NAME):
             del block.vars[i]
     return Graph(program, read_constants(prefix), inputs, outputs)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ExportError
+from ..whole_files import write_whole
 
 LOWEST_OPSET, DEFAULT_OPSET, HIGHEST_OPSET = 13, 17, 21
 _MAX_BYTES = 2**31 - 1  # of a protobuf message
@@ -47,21 +48,7 @@ def save_onnx(model: Any, path: str) -> None:
     onnx.checker.check_model(model, full_check=True)
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    finally:
-        if os.path.exists(name):
-            os.remove(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_whole({path: lambda name: Path(name).write_bytes(model.SerializeToString())})
 
 
 def read_onnx_tensors(path: str) -> dict[str, np.ndarray]:
