@@ -14,7 +14,13 @@ def any_of_all(*questions: Tensor | bool) -> list[bool]:
 
     The gradients of the step have just been averaged, so nobody has to be waited for.
     """
-    answers = paddle.stack([paddle.to_tensor(q).astype("int32").reshape([]) for q in questions])
+    answers = paddle.stack([_as_int(question) for question in questions])
     if distributed.world_size() > 1:
         dist.all_reduce(answers)
     return [value > 0 for value in answers.tolist()]
+
+
+def _as_int(question: Tensor | bool) -> Tensor:
+    if isinstance(question, Tensor):
+        return question.astype("int32").reshape([])
+    return paddle.full([], int(question), "int32")

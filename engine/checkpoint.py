@@ -16,6 +16,7 @@ evaluated; ``latest`` holds both.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from paddle.optimizer.lr import LRScheduler
 from .errors import EngineError
 from .files import copy_file, remove_files, write_atomically
 from .matching import load_into
-from .weights import load_weights
+from .weights import MAX_BYTES, load_weights
 
 STATE_PREFIX = "train_state/"
 _PROGRESS_KEY = STATE_PREFIX + "progress"
@@ -62,6 +63,7 @@ class Progress:
         unevaluated: the epoch that was trained (``epoch`` and ``batch`` have moved on) and has yet
             to be evaluated; None for none.
         nonfinite_steps: steps of the stage that were left out.
+        digest: of all tensors beside this record (`_digest`); empty in files without.
         flags: every flag of the command that wrote this.
     """
 
@@ -78,6 +80,7 @@ class Progress:
     window: list[float] = field(default_factory=list)
     unevaluated: int | None = None
     nonfinite_steps: int = 0
+    digest: str = ""
     flags: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, stage: str) -> None:
@@ -187,12 +190,15 @@ class CheckpointFolder:
         """
         state = {**net.state_dict(), **_momentum_state(net, optimizer)}
         state.update({_AVERAGE_PREFIX + name: value for name, value in (average or {}).items()})
+        progress.digest = _digest({name: value.numpy() for name, value in state.items()})
         text = json.dumps(dataclasses.asdict(progress)).encode()
         state[_PROGRESS_KEY] = paddle.to_tensor(np.frombuffer(text, dtype=np.uint8))
         save_object(state, self.latest_path)
 
 
 _PAIR = (".pdparams", ".pdopt")
+# Weights, momentum and averaged weights.
+MAX_LATEST_BYTES = 3 * MAX_BYTES
 _COUNTS = ("epoch", "batch", "steps", "log_bytes", "nonfinite_steps")
 
 
@@ -216,7 +222,7 @@ def load_network_state(path: Path) -> dict[str, np.ndarray]:
     Raises:
         EngineError: the file is missing or cannot be read.
     """
-    state = load_weights(path)
+    state = load_weights(path, MAX_LATEST_BYTES)
     return {name: value for name, value in state.items() if not name.startswith(STATE_PREFIX)}
 
 
@@ -226,7 +232,7 @@ def load_latest(path: Path) -> Latest:
     Raises:
         EngineError: it is missing, broken, or another kind of checkpoint.
     """
-    state = load_weights(path)
+    state = load_weights(path, MAX_LATEST_BYTES)
     text = state.pop(_PROGRESS_KEY, None)
     if text is None:
         raise EngineError(
@@ -239,9 +245,21 @@ def load_latest(path: Path) -> Latest:
     except (ValueError, TypeError) as error:
         raise EngineError(f"--resume: {path}: its record of progress is not readable") from error
     _check_progress(progress, path)
+    if progress.digest not in ("", _digest(state)):
+        raise EngineError(f"--resume: {path} is damaged: its tensors are not those that were saved")
     momentum = _take(state, _MOMENTUM_PREFIX)
     average = _take(state, _AVERAGE_PREFIX)
     return Latest(path, state, momentum, progress, average)
+
+
+def _digest(state: Mapping[str, np.ndarray]) -> str:
+    """BLAKE2b of names, types, shapes and values: a disk that lost a bit does not go unnoticed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        value = np.ascontiguousarray(state[name])
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
 
 
 def _check_progress(progress: Progress, path: Path) -> None:
@@ -264,6 +282,7 @@ def _check_progress(progress: Progress, path: Path) -> None:
     count, best, window = "a whole number from 0", "null or a number", "no or four numbers"
     allowed: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "stage": (stages, lambda value: value in (FP32, QAT)),
+        "digest": ("text", lambda value: isinstance(value, str)),
         **{name: (count, counts) for name in _COUNTS},
         "best_top1": (best, lambda value: value is None or numbers([value])),
         **{

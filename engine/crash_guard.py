@@ -7,7 +7,6 @@ do their work in a child, forked before anything is loaded, and the parent says 
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import signal
@@ -15,10 +14,11 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from .parent import when_parent_ends
+
 EXIT_BAD_INPUT = 2
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 _NOTE_BYTES = 4096
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 _note: mmap.mmap | None = None
 
@@ -37,7 +37,7 @@ def guard() -> None:
     child = os.fork()
     if child != 0:
         _wait_for(child)
-    _end_with_the_parent()
+    when_parent_ends(signal.SIGKILL)  # who kills the command means the work, too
 
 
 def is_guarded() -> bool:
@@ -50,12 +50,6 @@ def working_on(what: str) -> None:
     if _note is not None:
         text = what.encode(errors="replace")[: _NOTE_BYTES - 1]
         _note[: len(text) + 1] = text + b"\0"
-
-
-def _end_with_the_parent() -> None:
-    """Who kills the command means the work, too."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_for(child: int) -> NoReturn:
@@ -72,9 +66,8 @@ def _wait_for(child: int) -> NoReturn:
     what = bytes(_note[:]).partition(b"\0")[0].decode(errors="replace")
     name = signal.Signals(number).name
     if name in _CRASHES:
-        _say(
-            f"error: {what or 'a file'}: a native library crashed on it ({name}); it is damaged, or hostile"
-        )
+        file = what or "a file"
+        _say(f"error: {file}: a native library crashed on it ({name}); it is damaged, or hostile")
         raise SystemExit(EXIT_BAD_INPUT)
     if number == signal.SIGKILL:
         _say("error: the process was killed (SIGKILL), which is what happens when memory runs out")

@@ -30,26 +30,34 @@ def first_nonfinite_layer(net: nn.Layer, images: Tensor) -> str | None:
     Returns:
         Words to go on with after "the loss is nan: "; None if all is finite.
     """
+    if not _is_finite(images):
+        return "the images are not finite"
     for name, value in net.state_dict().items():
         if not _is_finite(value):
             return f"{name} is not finite"
-    if not _is_finite(images):
-        return "the images are not finite"
     found: list[str] = []
+    running: list[str] = []
 
-    def look(name: str) -> Any:
-        def hook(layer: nn.Layer, inputs: tuple[Any, ...], output: Any) -> None:
-            if found or _is_finite(output):
-                return
-            if name and not _is_finite(inputs):
-                owner = name.rpartition(".")[0] or "the network"
-                found.append(f"{owner} makes it of finite values, before it calls {name}")
-            else:
-                found.append(f"{name or 'the network'} makes it of finite values")
+    def before(name: str) -> Any:
+        def hook(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
+            if not found and not _is_finite(inputs):
+                found.append(f"{_named(running[-1])} makes it of finite values, before {name}")
+            running.append(name)
 
         return hook
 
-    hooks = [layer.register_forward_post_hook(look(name)) for name, layer in named_layers(net)]
+    def after(name: str) -> Any:
+        def hook(layer: nn.Layer, inputs: tuple[Any, ...], output: Any) -> None:
+            running.pop()
+            if not found and not _is_finite(output):
+                found.append(f"{_named(name)} makes it of finite values")
+
+        return hook
+
+    hooks = []
+    for name, layer in named_layers(net):
+        hooks.append(layer.register_forward_pre_hook(before(name)))
+        hooks.append(layer.register_forward_post_hook(after(name)))
     try:
         with paddle.no_grad():
             net(images)
@@ -57,6 +65,10 @@ def first_nonfinite_layer(net: nn.Layer, images: Tensor) -> str | None:
         for hook in hooks:
             hook.remove()
     return found[0] if found else None
+
+
+def _named(layer: str) -> str:
+    return layer or "the network's own forward"
 
 
 def first_nonfinite_gradient(net: nn.Layer) -> str | None:
@@ -68,14 +80,16 @@ def first_nonfinite_gradient(net: nn.Layer) -> str | None:
 
 
 class BufferCopies:
-    """The buffers of a network (running statistics, states of observers) as they are now.
+    """What a forward pass changes (running statistics, states of observers) as it is now.
 
     Args:
         net: the network.
     """
 
     def __init__(self, net: nn.Layer) -> None:
-        self._pairs = [(buffer, buffer.clone()) for buffer in net.buffers()]
+        # BatchNorm's statistics are parameters without a gradient, those of observers are buffers.
+        kept = [*net.buffers(), *(p for p in net.parameters() if p.stop_gradient)]
+        self._pairs = [(tensor, tensor.clone()) for tensor in kept]
 
     def restore(self) -> None:
         """Put them back."""

@@ -40,7 +40,8 @@ class Finished(NamedTuple):
 class TrainStep:
     """Gradients of one batch after the other, and then one move of the optimizer.
 
-    A step with a loss or a gradient that is not finite moves nothing.
+    A step with a loss or a gradient that is not finite leaves no trace: the parameters are not
+    moved, and running statistics and observers are put back as they were before it.
 
     Args:
         network: the network as training calls it (a DataParallel in a job of several processes).
@@ -49,8 +50,6 @@ class TrainStep:
         optimizer: moves the parameters.
         schedule: its learning rate, moved on once per step.
         weights: what is evaluated and saved.
-        keeps_buffers: whether such a step leaves no trace in running statistics and observers
-            either; they are copied before each step.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class TrainStep:
         optimizer: Optimizer,
         schedule: paddle.optimizer.lr.LRScheduler,
         weights: LastWeights,
-        keeps_buffers: bool = False,
     ) -> None:
         self.network = network
         self.criterion = criterion
@@ -69,12 +67,10 @@ class TrainStep:
         self.optimizer = optimizer
         self.schedule = schedule
         self.weights = weights
-        self.keeps_buffers = keeps_buffers
-        self._buffers: BufferCopies | None = None
         self._begin()
 
     def _begin(self) -> None:
-        self._begun = False
+        self._before: BufferCopies | None = None
         self._images: Tensor | None = None
         self._bad_loss: float | None = None
 
@@ -89,9 +85,8 @@ class TrainStep:
         Returns:
             Logits, float32 [N, K], and the mean loss of the batch, float32 [].
         """
-        if not self._begun and self.keeps_buffers:
-            self._buffers = BufferCopies(self.network)
-        self._begun = True
+        if self._before is None:
+            self._before = BufferCopies(self.network)
         with self._communication(part.ends_step):
             with recomputing_inputs(), self.precision.autocast():
                 logits = self.network(images)
@@ -112,13 +107,11 @@ class TrainStep:
         """
         lr = self.optimizer.get_lr()
         bad, stops = any_of_all(self._is_bad(), termination.requested())
-        fault = self._fault() if bad else None
+        fault = self._undo() if bad else None
         if fault is None:
             self.precision.step(self.optimizer)
             floor_alphas(self.network)
             self.weights.update(steps)
-        elif self._buffers is not None:
-            self._buffers.restore()
         self.optimizer.clear_grad()
         self.schedule.step()
         self._begin()
@@ -130,11 +123,17 @@ class TrainStep:
         # float16 scales the loss until gradients fit, and has a rule of its own for when not.
         return not self.precision.scales_loss and ~gradients_are_finite(self.network)
 
-    def _fault(self) -> str:
-        """What is not finite and where that began (all processes come here, with their batches)."""
+    def _undo(self) -> str:
+        """Put back what the step has changed; returns what is not finite, and where that began.
+
+        All processes come here, each with a batch of its own.
+        """
+        assert self._before is not None and self._images is not None
         net = self.weights.trained
+        self._before.restore()
         with self.precision.autocast():
             layer = first_nonfinite_layer(net, self._images)
+        self._before.restore()
         if self._bad_loss is not None:
             return f"the loss is {self._bad_loss}" + (f": {layer}" if layer else "")
         gradient = first_nonfinite_gradient(net)

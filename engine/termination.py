@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from . import distributed
+from .parent import when_parent_ends
+
 EXIT_TERMINATED = 128 + signal.SIGTERM  # as shells report it
 
 
@@ -28,11 +31,20 @@ _deferred = False
 
 
 def install() -> None:
-    """Handle SIGTERM from now on, instead of Paddle, which prints a stack (main thread only)."""
+    """Handle SIGTERM from now on, instead of Paddle, which prints a stack (main thread only).
+
+    A process of a job gets one also when the launcher is gone: Paddle 3.3's ends at once when it is
+    told to, without a word to its processes, which would train on.
+    """
     global _requested
+    if distributed.world_size() > 1:
+        when_parent_ends(signal.SIGTERM)
     _requested = False
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _handle)
+        if hasattr(signal, "siginterrupt"):
+            # Paddle's store takes an interrupted system call for a lost connection.
+            signal.siginterrupt(signal.SIGTERM, False)
 
 
 def requested() -> bool:

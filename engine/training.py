@@ -128,7 +128,6 @@ class Trainer:
             optimizer,
             schedule,
             weights,
-            keeps_buffers=cfg.max_nonfinite_steps > 0,
         )
 
     def _criterion(self, precision: Precision) -> Criterion:

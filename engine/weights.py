@@ -40,23 +40,24 @@ SAFETENSORS_DTYPES = {
 }
 
 
-def load_weights(path: str | Path) -> dict[str, np.ndarray]:
+def load_weights(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """Read tensors by name.
 
     Args:
         path: a file, whose ending may be left out, or a folder.
+        max_bytes: its largest size.
 
     Returns:
         Arrays as they are stored; bfloat16 comes as float32.
 
     Raises:
         EngineError: if there is no such file, it is cut or of another kind, it holds anything but
-            named tensors, or it is larger than 1 GiB.
+            named tensors, or it is larger than ``max_bytes``.
     """
     file = weights_file(Path(path))
     size = weights_size(file)
-    if size > MAX_BYTES:
-        raise EngineError(f"{file}: of {size} bytes; allowed are {MAX_BYTES}")
+    if size > max_bytes:
+        raise EngineError(f"{file}: of {size} bytes; allowed are {max_bytes}")
     if file.is_dir():
         weights = save_vars.read_folder(file)
     elif file.suffix == ".tar":

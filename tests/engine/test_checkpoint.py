@@ -138,3 +138,30 @@ def test_a_record_of_progress_that_no_run_wrote_is_one_line(
     told = str(caught.value)
     assert f"{name} in its record of progress is {value!r}; allowed is {allowed}" in told
     assert "\n" not in told
+
+
+def test_a_bit_that_a_disk_lost_does_not_go_unnoticed(tmp_path, dropout_net):
+    net = dropout_net()
+    folder = CheckpointFolder(tmp_path)
+    folder.save_latest(net, make_optimizer(net)[0], Progress())
+    load_latest(folder.latest_path)
+    content = bytearray(folder.latest_path.read_bytes())
+    at = content.index(net.body[5].weight.numpy().tobytes())
+    content[at + 100] ^= 1
+    folder.latest_path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"latest\.pdparams is damaged: its tensors"):
+        load_latest(folder.latest_path)
+
+
+def test_latest_may_be_as_large_as_all_that_it_holds(tmp_path, dropout_net, monkeypatch):
+    net = dropout_net()
+    folder = CheckpointFolder(tmp_path)
+    save_weights(net, folder.fp32_path)
+    limit = int(1.2 * folder.fp32_path.stat().st_size)
+    monkeypatch.setattr("engine.checkpoint.MAX_LATEST_BYTES", 3 * limit)
+    monkeypatch.setattr("engine.weights.MAX_BYTES", limit)
+    optimizer, schedule = make_optimizer(net)
+    train_step(net, optimizer, schedule)
+    folder.save_latest(net, optimizer, Progress(), average=net.state_dict())
+    assert folder.latest_path.stat().st_size > 2 * limit
+    assert load_latest(folder.latest_path).momentum

@@ -97,7 +97,7 @@ def test_a_run_that_is_told_to_end_goes_on_as_if_it_had_not_been(
 
 
 def test_nothing_was_trained_yet(tmp_path, small_run):
-    process = begin(tmp_path, *small_run)
+    process = begin(tmp_path, *small_run, "--pretrained_model=none")
     for text in process.stdout:
         if text.startswith("lenet: "):
             break
@@ -108,11 +108,11 @@ def test_nothing_was_trained_yet(tmp_path, small_run):
 
 
 def test_two_runs_in_one_folder(tmp_path, small_run, script):
-    process = begin(tmp_path, *small_run)
+    process = begin(tmp_path, *small_run, "--pretrained_model=none")
     for text in process.stdout:
         if text.startswith("lenet: "):
             break
-    done = script("train.py", *small_run, f"--model_save_dir={tmp_path}")
+    done = script("train.py", *small_run, "--pretrained_model=none", f"--model_save_dir={tmp_path}")
     process.kill()
     process.communicate()
     assert done.returncode == 2

@@ -314,3 +314,35 @@ def test_a_script_for_one_process_says_so(script, tmp_path):
     code, output = launch(tmp_path / "log", script, *words)
     assert code != 0
     assert f"error: {script} works in one process" in output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_job_that_is_told_to_end_saves_and_goes_on(tmp_path):
+    """Some launchers hand SIGTERM on, to one process after the other, others just end."""
+    words = [*CURVE_RUN, "--batch_size=16", "--num_epochs=1", "--max_steps=60"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    code, output = launch(tmp_path / "log_whole", "train.py", *words, f"--model_save_dir={whole}")
+    assert code == 0, output[-3000:]
+    job = start(tmp_path / "log", "train.py", *words, f"--model_save_dir={cut}")
+    try:
+        metrics = cut / "metrics.jsonl"
+        assert wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, 120)
+        workers = workers_of(job.pid)
+        job.send_signal(signal.SIGTERM)
+        job.communicate(timeout=60)
+        assert wait_until(lambda: not any(is_running(pid) for pid in workers.values()), 60)
+    finally:
+        job.kill()
+    logs = [(tmp_path / "log" / f"workerlog.{rank}").read_text() for rank in (0, 1)]
+    for log in logs:
+        assert re.search(r"^stopped by SIGTERM after step \d+ of the qat stage", log, re.M), log
+        assert "Traceback" not in log
+    steps = {re.search(r"after step (\d+)", log).group(1) for log in logs}
+    assert len(steps) == 1
+    code, output = launch(
+        tmp_path / "log_again", "train.py", *words, f"--model_save_dir={cut}", "--resume"
+    )
+    assert code == 0, output[-3000:]
+    losses = [[row["loss"] for row in train_rows(folder, "qat")] for folder in (whole, cut)]
+    assert losses[0] == losses[1]

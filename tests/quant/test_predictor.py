@@ -89,3 +89,16 @@ def test_a_file_that_was_cut_short_is_named_with_the_place(sum_of_two, tmp_path)
     with pytest.raises(VerifyError, match=r"cut\.pdiparams is damaged at byte \d+: ") as caught:
         Predictor(str(tmp_path / "cut"))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_export_are_not_taken_for_the_right_ones(tmp_path):
+    """The same sizes, other values: what a disk that lost a bit leaves, or a mixed-up copy."""
+    for name, seed in (("a", 0), ("b", 1)):
+        paddle.seed(seed)
+        spec = [paddle.static.InputSpec([None, 4], "float32")]
+        save_float_model(nn.Linear(4, 3), str(tmp_path / name), spec)
+    x = np.ones([2, 4], np.float32)
+    assert not np.array_equal(*(Predictor(str(tmp_path / name))(x)[0] for name in "ab"))
+    (tmp_path / "a.pdiparams").write_bytes((tmp_path / "b.pdiparams").read_bytes())
+    with pytest.raises(VerifyError, match=r"a\.pdiparams is damaged, or was not written together"):
+        Predictor(str(tmp_path / "a"))
