@@ -13,6 +13,7 @@ import numpy as np
 from paddle.base.proto import framework_pb2 as pb
 
 from . import compat
+from .errors import ExportError
 
 _INT, _FLOAT, _STRING, _INTS, _BOOL = 0, 1, 2, 3, 6
 DTYPES: dict[str, int] = {
@@ -53,12 +54,17 @@ class Op:
         return next((list(o.arguments) for o in self.desc.outputs if o.parameter == slot), [])
 
     def input(self, slot: str) -> str:
-        """The first name in an input slot."""
-        return self.inputs(slot)[0]
+        """The first name in an input slot; raises ExportError where there is none."""
+        return self._first(self.inputs(slot), f"input {slot}")
 
     def output(self, slot: str) -> str:
-        """The first name in an output slot."""
-        return self.outputs(slot)[0]
+        """The first name in an output slot; raises ExportError where there is none."""
+        return self._first(self.outputs(slot), f"output {slot}")
+
+    def _first(self, names: list[str], what: str) -> str:
+        if not names:  # only in a damaged file
+            raise ExportError(f"an operator {self.type} has no {what}")
+        return names[0]
 
     def all_inputs(self) -> list[str]:
         """Names in all input slots."""

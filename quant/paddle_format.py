@@ -99,9 +99,26 @@ def read_program(prefix: str) -> Any:
         program.ParseFromString(data)
         if not len(program.blocks):
             raise ValueError("it has no block")
+        if not all(isinstance(name, str) for name in _names(program)):
+            raise ValueError("a name in it is no text")  # of invalid UTF-8 come bytes
     except Exception as error:
         raise ExportError(f"{prefix}.pdmodel is no model of Paddle: {error}") from None
     return program
+
+
+def _names(program: Any) -> Iterator[Any]:
+    for block in program.blocks:
+        for var in block.vars:
+            yield var.name
+        for op in block.ops:
+            yield op.type
+            for slot in (*op.inputs, *op.outputs):
+                yield slot.parameter
+                yield from slot.arguments
+            for attr in op.attrs:
+                yield attr.name
+                yield attr.s
+                yield from attr.strings
 
 
 def read_constants(prefix: str) -> dict[str, np.ndarray]:

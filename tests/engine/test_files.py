@@ -8,7 +8,7 @@ import pytest
 
 from engine.checkpoint import save_object
 from engine.errors import EngineError
-from engine.files import make_writable_folder, read_json, write_atomically, write_json
+from engine.files import make_writable_folder, own_folder, read_json, write_atomically, write_json
 
 
 def names(folder):
@@ -61,3 +61,22 @@ def test_a_broken_json_file_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(EngineError, match=r"x\.json: not a JSON file"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"n": 1})
+    child = os.fork()
+    if child == 0:
+
+        def half(name):
+            with open(name, "w") as file:
+                file.write('{"n"')
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        write_atomically(path, half)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert read_json(path) == {"n": 1}
+    own_folder(tmp_path, "--model_save_dir")
+    assert names(tmp_path) == [".lock", "a.json"]
