@@ -11,14 +11,17 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from .errors import DataError
+from .regular_file import open_regular
 
 _UINT8 = 0x08
 # Far above any data set of this family, far below what would fill a machine's memory.
 _MAX_VALUES = 1 << 30
+_MAX_FILE_BYTES = _MAX_VALUES + 1024
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -35,7 +38,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         DataError: the file is missing, cut short, too long, or not of this format.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with open_regular(path, _MAX_FILE_BYTES) as stored, _content(path, stored) as file:
             shape = _read_header(file.read(4 + 4 * dimensions), dimensions, path)
             count = math.prod(shape)
             if count > _MAX_VALUES:
@@ -50,6 +53,10 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         found = "more" if len(values) > count else f"only {len(values)}"
         raise DataError(f"{path}: header states {count} values, the file holds {found}")
     return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _content(path: Path, file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file, "rb")) if path.suffix == ".gz" else file
 
 
 def _read_header(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:

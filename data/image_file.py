@@ -17,8 +17,11 @@ import numpy as np
 from . import jpeg
 from .errors import DataError
 from .jpeg import JpegHeader
+from .regular_file import open_regular
 from .transforms import MAX_PIXELS, Box
 
+# ImageNet's largest file has 16 MB.
+MAX_BYTES = 256 << 20
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -41,11 +44,11 @@ class ImageFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            with open(path, "rb") as file:
+        with open_regular(path, MAX_BYTES) as file:
+            try:
                 self._data = file.read()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
         self._jpeg: JpegHeader | None = None
         try:
             if self._data.startswith(_JPEG_SIGNATURE):

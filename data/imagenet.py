@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from .dataset import ImageDataset
 from .errors import DataError
 from .image_file import ImageFile
 from .input_config import InputConfig
+from .regular_file import open_regular
 from .transforms import random_resized_crop, resize_and_center_crop
 
 DEFAULT_DIR = Path(__file__).resolve().parent / "ILSVRC2012"
 
 # A typo in a label must not become a last layer that fills the memory.
 _MAX_CLASSES = 1_000_000
+# That of all 14 million images of ImageNet-22K has 0.5 GB.
+_MAX_LIST_BYTES = 2 << 30
 
 
 class ImageListDataset(ImageDataset):
@@ -132,7 +136,12 @@ def read_image_list(
     lines: list[int] = []
     try:
         # File names are bytes to the system; those that are not UTF-8 survive this way.
-        with open(list_path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        with io.TextIOWrapper(
+            open_regular(list_path, _MAX_LIST_BYTES),
+            encoding="utf-8-sig",
+            errors="surrogateescape",
+            newline="\n",
+        ) as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue

@@ -16,6 +16,8 @@ import simplejpeg
 from .errors import DataError
 
 REDUCTIONS = (8, 4, 2)
+# Encoders write some ten.
+MAX_SCANS = 100
 
 # Start-of-frame markers: 0xC0 to 0xCF without DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -72,6 +74,10 @@ def read_header(data: bytes) -> JpegHeader:
             position += 2 + length
             if marker == 0xDA:
                 break
+    # Each scan goes over the whole picture: thousands of them make minutes of a small file.
+    scans = 1 + data.count(b"\xff\xda", position)
+    if scans > MAX_SCANS:
+        raise DataError(f"the JPEG file has {scans} scans, allowed: {MAX_SCANS}")
     # The search stays within the image data: an EXIF thumbnail has an end marker of its own.
     if data.rfind(b"\xff\xd9", position) < 0:
         raise DataError("the JPEG file is cut short (no end-of-image marker)")

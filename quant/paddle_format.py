@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -51,6 +52,14 @@ _TRAINING_ONLY = {
     "with_quant_attr",
     "workspace_size_MB",
 }
+
+
+# Operators of Paddle that touch what is outside of the network.
+_DOES_MORE = re.compile(
+    r"(save|load)(_combine)?|read|read_file|py_func|run_program|print|create_.*reader"
+    r"|(?!graph_)(.*_)?(send|recv)(_.*)?|(.*_)?listen_and_serv|(pull|push|distributed)_.*|(c_)?comm_init.*"
+    r"|c_gen_.*|gen_.*_id|(en|de)queue|queue_generator|.*barrier"
+)
 
 
 def save(graph: Graph, prefix: str) -> None:
@@ -132,10 +141,11 @@ def read_constants(prefix: str) -> dict[str, np.ndarray]:
 
 
 def check_complete(prefix: str) -> None:
-    """See that PREFIX.pdiparams holds what PREFIX.pdmodel says: Paddle loads less without a word.
+    """See that a model can be run: Paddle loads weights that are cut short without a word.
 
     Raises:
-        ExportError: it does not, or it is not the file that was written with the model.
+        ExportError: PREFIX.pdiparams does not hold what PREFIX.pdmodel says, or is not the file
+            that was written with it; or the model has operators that do more than compute.
     """
     path = f"{prefix}.pdiparams"
     with open(path, "rb") as file:
@@ -144,6 +154,7 @@ def check_complete(prefix: str) -> None:
         else:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         program = read_program(prefix)
+        _check_harmless(program, prefix)
         try:
             for _ in _tensors(prefix, program, data):
                 pass
@@ -157,6 +168,17 @@ def check_complete(prefix: str) -> None:
                         f"{path} is damaged, or was not written together with {prefix}.pdmodel: "
                         "its content is not that which the model was exported with"
                     )
+
+
+def _check_harmless(program: Any, prefix: str) -> None:
+    """Refuse operators that read or write files, talk to other machines or call Python."""
+    found = {op.type for block in program.blocks for op in block.ops}
+    harmful = sorted(name for name in found if _DOES_MORE.fullmatch(name))
+    if harmful:
+        raise ExportError(
+            f"{prefix}.pdmodel has operators that do more than compute ({', '.join(harmful)}), so "
+            "it is not run"
+        )
 
 
 class _UnknownType(ExportError):

@@ -160,3 +160,16 @@ def test_damaged_image_data_is_decoded_as_far_as_it_goes(
     assert np.abs(out[:64].astype(int) - whole[:64]).max() <= 3
     assert out.shape == whole.shape
     assert capfd.readouterr().err == ""
+
+
+def test_a_picture_of_very_many_scans_is_refused(tmp_path):
+    """A small file could make the decoder go over a large picture thousands of times."""
+    path = tmp_path / "a.jpg"
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    whole = jpeg(image, progressive=True)
+    path.write_bytes(whole)
+    ImageFile(str(path)).decode(3)
+    last = whole.rindex(b"\xff\xda")
+    path.write_bytes(whole[:last] + 200 * whole[last:-2] + whole[-2:])
+    with pytest.raises(DataError, match=r"a\.jpg: the JPEG file has 2\d\d scans, allowed: 100"):
+        ImageFile(str(path))

@@ -1,0 +1,61 @@
+"""Models of unknown origin: what they must not be able to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from paddle.base.framework import OpProtoHolder
+
+from quant import Predictor, VerifyError, inspect_file, save_float_model
+from quant.graph import new_op
+from quant.paddle_format import _DOES_MORE, read_program
+
+X = np.ones([2, 4], np.float32)
+
+
+@pytest.fixture
+def model(tmp_path):
+    spec = [paddle.static.InputSpec([None, 4], "float32")]
+    prefix = tmp_path / "net"
+    save_float_model(nn.Linear(4, 3), str(prefix), spec)
+    return prefix
+
+
+def with_operator(prefix, op) -> None:
+    program = read_program(str(prefix))
+    block = program.blocks[0]
+    block.ops.add().CopyFrom(op.desc)
+    prefix.with_suffix(".pdmodel").write_bytes(program.SerializeToString())
+
+
+def stored_name(prefix) -> str:
+    return next(
+        var.name
+        for var in read_program(str(prefix)).blocks[0].vars
+        if var.persistable and var.name not in ("feed", "fetch")
+    )
+
+
+@pytest.mark.parametrize("kind", ["save", "save_combine"])
+def test_an_operator_that_writes_a_file_is_not_run(kind, model, tmp_path):
+    """Paddle Inference runs it: without the check the file is there."""
+    target = tmp_path / "written"
+    op = new_op(kind, {"X": [stored_name(model)]}, {}, file_path=str(target), overwrite=True)
+    with_operator(model, op)
+    for engine in ("paddle", "onednn"):
+        with pytest.raises(VerifyError, match=rf"more than compute \({kind}\), so it is not run"):
+            Predictor(str(model), engine)(X)
+    assert not target.exists()
+    inspect_file(str(model))  # looking is allowed
+
+
+def test_what_the_operators_of_paddle_are_taken_for():
+    names = sorted(OpProtoHolder.instance().op_proto_map)
+    refused = {name for name in names if _DOES_MORE.fullmatch(name)}
+    assert {"save", "save_combine", "load", "load_combine", "py_func", "read_file"} <= refused
+    assert {"print", "run_program", "c_comm_init", "p_send", "p_recv", "barrier"} <= refused
+    harmless = {"conv2d", "graph_send_recv", "read_from_array", "spectral_norm", "log", "assign"}
+    assert not refused & harmless
+    assert len(refused) < 60
