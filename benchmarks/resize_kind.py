@@ -5,7 +5,9 @@
 Trains with train.py on Fashion-MNIST's images shrunk from 28 x 28 to each of ``--sizes``, once with
 OpenCV's filter and once with the antialiased one (``--antialias``), per seed, and evaluates the
 int8 file of each with eval.py both ways. Writes a JSON (commands, versions, commit, Top1), a CSV
-and a PNG. Without --data_dir the small sample that ships is used.
+and a PNG. Without --data_dir the small sample that ships is used. Each result is noted in
+OUTPUT.rows.jsonl as well, with its commit, and taken from there by the next run: the same command
+gives the same network, and a cell takes minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from side_by_side import ROOT, Rows, hidden, paddle_version, write_results
+from side_by_side import ROOT, Rows, commit, hidden, paddle_version, write_results
 
 KINDS = {"opencv": "--antialias=False", "antialias": "--antialias=True"}
 
@@ -31,10 +33,18 @@ def main() -> None:
     args = parse()
     rows: Rows = []
     commands: list[str] = []
-    with tempfile.TemporaryDirectory() as name:
+    notes = Path(f"{args.output}.rows.jsonl")
+    known = notes.read_text().splitlines() if notes.exists() else []
+    before = {cell(row): row for row in map(json.loads, known)}
+    with tempfile.TemporaryDirectory() as name, open(notes, "a", encoding="utf-8") as file:
         for size, kind, seed in product(args.sizes, KINDS, args.seeds):
-            rows.append(measure(size, kind, seed, Path(name), args, commands))
+            if (size, kind, seed) not in before:
+                row = {**measure(size, kind, seed, Path(name), args, commands), "commit": commit()}
+                before[size, kind, seed] = row
+                print(json.dumps(row), file=file, flush=True)
+            rows.append(before[size, kind, seed])
             print(rows[-1], flush=True)
+    notes.unlink()
     facts = {
         "paddle": paddle_version(),
         "commands": commands,
@@ -54,6 +64,11 @@ def parse() -> argparse.Namespace:
     default = ROOT / "benchmarks" / "results" / "resize_kind"
     parser.add_argument("--output", type=Path, default=default, help="path without an ending")
     return parser.parse_args()
+
+
+def cell(row: dict[str, Any]) -> tuple[int, str, int]:
+    """What was measured."""
+    return row["image_size"], row["trained"], row["seed"]
 
 
 def measure(

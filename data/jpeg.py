@@ -86,7 +86,10 @@ def read_header(data: bytes) -> JpegHeader:
 
 def _frame_header(data: bytes, position: int, marker: int) -> JpegHeader:
     bits, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
-    vertical = [data[position + 11 + 3 * i] & 15 for i in range(components)]
+    sampling = [data[position + 11 + 3 * i] for i in range(components)]
+    vertical = [factors & 15 for factors in sampling]
+    if not all(1 <= factor <= 4 for factor in (*vertical, *(f >> 4 for f in sampling))):
+        raise DataError("the JPEG file has a sampling factor beyond 1 to 4")
     sequential = marker in _SEQUENTIAL
     return JpegHeader(
         width=width,

@@ -76,7 +76,8 @@ def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
     starts from data, alpha is set as well.
 
     Raises:
-        QuantError: there is no batch; the scales are then what they were.
+        QuantError: there is no batch, or a layer's input is not finite; the scales are then what
+            they were.
     """
     count = 0
     pact = _observing_for_pact(net)
@@ -86,7 +87,17 @@ def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
             count += 1
         if not count:
             raise QuantError("calibrate got no batch: at least one is needed")
+        _check_finite(net)
     return count
+
+
+def _check_finite(net: nn.Layer) -> None:
+    for name, layer in named_layers(net):
+        if isinstance(layer, ObservedQuantizer) and not bool(paddle.isfinite(layer.scale).all()):
+            raise QuantError(
+                f"calibrate: layer {name.partition('._')[0]} is the first whose input holds NaN or "
+                "Inf; the batches, weights or BatchNorm's statistics hold some, or grow too large"
+            )
 
 
 @contextmanager

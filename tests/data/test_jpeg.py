@@ -140,8 +140,8 @@ def test_the_header_names_the_rows_that_are_coded_together(picture: np.ndarray) 
 
 def test_what_cannot_be_decoded_is_refused_in_one_line(picture: np.ndarray, tmp_path: Path) -> None:
     content = bytearray(jpeg(picture))
-    frame = content.index(b"\xff\xc0")
-    content[frame + 11] = 0x77  # sampling factors that do not exist
+    table = content.index(b"\xff\xc4")
+    content[table + 5 : table + 21] = 16 * b"\xff"  # a code table that cannot be
     image = write(tmp_path / "image.jpg", bytes(content))
     with pytest.raises(DataError, match=r"image\.jpg: the image is damaged, libjpeg") as caught:
         image.decode(3)
@@ -172,4 +172,14 @@ def test_a_picture_of_very_many_scans_is_refused(tmp_path):
     last = whole.rindex(b"\xff\xda")
     path.write_bytes(whole[:last] + 200 * whole[last:-2] + whole[-2:])
     with pytest.raises(DataError, match=r"a\.jpg: the JPEG file has 2\d\d scans, allowed: 100"):
+        ImageFile(str(path))
+
+
+@pytest.mark.parametrize("factors", [0x00, 0x10, 0x01, 0x15, 0xF1])
+def test_a_sampling_factor_that_no_picture_has_is_refused(factors, tmp_path):
+    path = tmp_path / "a.jpg"
+    data = bytearray(jpeg(np.zeros((16, 16, 3), np.uint8)))
+    data[data.index(b"\xff\xc0") + 11] = factors
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="sampling factor"):
         ImageFile(str(path))
