@@ -340,3 +340,7 @@ def restore(
         if name in latest.momentum:
             state[parameter.name + _MOMENTUM_SUFFIX] = paddle.to_tensor(latest.momentum[name])
     optimizer.set_state_dict(state)
+    # Paddle hands them over at the next step. Where a run was stopped before an evaluation, a
+    # checkpoint is written before that, and would lose them.
+    restored = [p for name, p in net.named_parameters() if name in latest.momentum]
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), restored)

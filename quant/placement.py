@@ -171,8 +171,7 @@ class _Placement:
                 quantizer = self.at_source[tensor].quantizer
                 quantizer.grid = replace(quantizer.grid, rounds=False)
         if self.target.onnx_bias == "int32":
-            for op in self.graph.blocks[0]:
-                self._round_bias(op)
+            self._round_biases()
         for tensor, layers in self.marks.items():
             for layer in layers:
                 quantizer = layer._act_quant
@@ -465,23 +464,36 @@ class _Placement:
             return None
         return self._parts(op.input("Input" if op.inputs("Input") else "X"))
 
-    def _round_bias(self, op: Op) -> None:
-        """Lets the layer of a product round its bias as the kernel does."""
-        is_conv = op.type in CONVOLUTIONS
-        weight = op.inputs("Filter" if is_conv else "Y")
-        layer = self.traced.weights.get(weight[0]) if weight else None
-        if layer is None or self.calls[id(layer)] != 1 or not layer._act_quant.is_builtin():
-            return
-        product = op.output("Output" if is_conv else "Out")
-        channels = layer.weight.shape[layer.weight_channel_axis]
-        norm = find_tail(self.graph, op, product, channels).batch_norm
-        if norm is None:
-            layer.integer_bias = IntegerBias(None)
-            return
-        result = norm.output("Y")
-        owners = [call.layer for call in self.traced.calls if call.output == result]
-        if owners and is_batch_norm(owners[0]):
-            layer.integer_bias = IntegerBias(owners[0])
+    def _round_biases(self) -> None:
+        """Lets layers round their bias as the kernel does.
+
+        A layer that is called more than once has one bias for all its calls only if the same
+        BatchNorm, or none, follows each of them.
+        """
+        norms: dict[int, list[Any]] = {}
+        layers: dict[int, Any] = {}
+        for op in self.graph.blocks[0]:
+            is_conv = op.type in CONVOLUTIONS
+            weight = op.inputs("Filter" if is_conv else "Y")
+            layer = self.traced.weights.get(weight[0]) if weight else None
+            if layer is None or not layer._act_quant.is_builtin():
+                continue
+            product = op.output("Output" if is_conv else "Out")
+            channels = layer.weight.shape[layer.weight_channel_axis]
+            layers[id(layer)] = layer
+            found = norms.setdefault(id(layer), [])
+            norm = find_tail(self.graph, op, product, channels).batch_norm
+            if norm is None:
+                found.append(None)
+                continue
+            result = norm.output("Y")
+            owners = [call.layer for call in self.traced.calls if call.output == result]
+            found.append(owners[0] if owners and is_batch_norm(owners[0]) else norm)
+        for key, found in norms.items():
+            known = found[0] is None or is_batch_norm(found[0])
+            same = all(norm is found[0] for norm in found)
+            if known and same and len(found) == self.calls[key]:
+                layers[key].integer_bias = IntegerBias(found[0])
 
     def _is_mark(self, op: Op) -> bool:
         return op.type == "assign" and op.output("Out") in self.traced.quantizers

@@ -165,3 +165,31 @@ def test_latest_may_be_as_large_as_all_that_it_holds(tmp_path, dropout_net, monk
     folder.save_latest(net, optimizer, Progress(), average=net.state_dict())
     assert folder.latest_path.stat().st_size > 2 * limit
     assert load_latest(folder.latest_path).momentum
+
+
+def test_what_was_restored_is_saved_though_no_step_was_made(tmp_path, dropout_net):
+    """A run that was stopped before an evaluation saves again after it."""
+    net = dropout_net()
+    optimizer, schedule = make_optimizer(net)
+    train_step(net, optimizer, schedule)
+    folder = CheckpointFolder(tmp_path)
+    folder.save_latest(net, optimizer, Progress(steps=1))
+    before = load_latest(folder.latest_path)
+    assert before.momentum
+    again = dropout_net(seed=11)
+    optimizer, schedule = make_optimizer(again)
+    restore(before, again, optimizer, schedule, 1)
+    folder.save_latest(again, optimizer, Progress(steps=1))
+    after = load_latest(folder.latest_path)
+    assert set(after.momentum) == set(before.momentum)
+    for name, value in before.momentum.items():
+        np.testing.assert_array_equal(after.momentum[name], value, err_msg=name)
+    folder.save_epoch(0, again, optimizer)
+    state = paddle.load(str(tmp_path / "epoch_0.pdopt"))
+    assert sum("velocity" in key for key in state) == len(before.momentum)
+    train_step(again, optimizer, schedule)
+    net_optimizer, net_schedule = make_optimizer(net)
+    restore(before, net, net_optimizer, net_schedule, 1)
+    train_step(net, net_optimizer, net_schedule)
+    for a, b in zip(net.parameters(), again.parameters()):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
