@@ -30,6 +30,8 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
 
+from quant import compat
+
 from .errors import EngineError
 from .files import copy_file, remove_files, write_atomically
 from .matching import load_into
@@ -152,7 +154,7 @@ class CheckpointFolder:
         """
         path = self.epoch_path(epoch)
         save_weights(net, path)
-        save_object(optimizer.state_dict(), path.with_suffix(".pdopt"))
+        save_object(compat.optimizer_state(optimizer), path.with_suffix(".pdopt"))
         if self.keep is not None:
             old = [n for n in sorted(self._epochs())[: -self.keep] if n != best_epoch]
             remove_files([self.folder / f"epoch_{n}{end}" for n in old for end in _PAIR])
@@ -317,7 +319,7 @@ def _momentum_state(net: nn.Layer, optimizer: Optimizer) -> dict[str, Any]:
     Paddle keys them by a name that counts the layers of the process, so it changes when another
     network is built first.
     """
-    stored = optimizer.state_dict()
+    stored = compat.optimizer_state(optimizer)
     return {
         _MOMENTUM_PREFIX + name: stored[parameter.name + _MOMENTUM_SUFFIX]
         for name, parameter in net.named_parameters()
@@ -340,7 +342,3 @@ def restore(
         if name in latest.momentum:
             state[parameter.name + _MOMENTUM_SUFFIX] = paddle.to_tensor(latest.momentum[name])
     optimizer.set_state_dict(state)
-    # Paddle hands them over at the next step. Where a run was stopped before an evaluation, a
-    # checkpoint is written before that, and would lose them.
-    restored = [p for name, p in net.named_parameters() if name in latest.momentum]
-    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), restored)

@@ -94,3 +94,12 @@ def disable_onednn(config: Any) -> None:
         if hasattr(config, f"disable_{name}"):
             getattr(config, f"disable_{name}")()
             return
+
+
+def optimizer_state(optimizer: Any) -> dict[str, Any]:
+    """``optimizer.state_dict()``, complete also between restoring it and the first step.
+
+    Paddle 2.6 gives what was restored to the optimizer at its next step, and lacks it until then. A
+    run that was stopped before an evaluation writes checkpoints after that, without a step.
+    """
+    return {**optimizer._accumulators_holder, **optimizer.state_dict()}
