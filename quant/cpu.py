@@ -17,7 +17,7 @@ def has_int8_products() -> bool:
 
     Without one, engines add pairs of products in 16 bits, which saturate: ONNX Runtime lets them
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html), oneDNN halves
-    the weights first and so loses a bit of them.
+    the weights first and so loses a bit of them, and OpenVINO saturates as well.
     """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
     if limit in _WITHOUT_DOT_PRODUCTS:

@@ -290,7 +290,7 @@ def _why_not_judged(net: nn.Layer, engine: str, target: Target) -> str | None:
     narrow = any(layer._weight_quant.code_bits < 8 for _, layer in quantized_layers(net))
     if engine == "onednn" and narrow:
         return f"{name} knows 8-bit weights only and rounds narrower ones once more"
-    if engine in ("onednn", "onnxruntime") and not has_int8_products():
+    if engine in ("onednn", "onnxruntime", "openvino") and not has_int8_products():
         return f"{name} loses precision on this CPU, which has no int8 dot product"
     return None
 

@@ -33,6 +33,7 @@ def run_folder(script, tmp_path_factory):
     return folder
 
 
+@pytest.mark.int8_products
 def test_the_int8_stage_is_that_of_onednn(run_folder):
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["int8_engine"] == "onednn" and summary["int8_onednn"] is None
@@ -75,6 +76,7 @@ def test_fewer_activation_bits_than_the_engine_has_end_with_one_line(script, tmp
     assert "activation_bits=4" in done.stderr and "onednn" in done.stderr
 
 
+@pytest.mark.int8_products
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
 def test_training_for_a_target_of_onnx_ends_with_an_onnx_file(target, script, tmp_path):
     done = script(

@@ -79,6 +79,7 @@ def answers(text: str) -> list[tuple[str, float]]:
     return [(name, float(share) / 100) for share, name in rows]
 
 
+@pytest.mark.int8_products
 @pytest.mark.parametrize("program", ["run_onnxruntime.py", "run_openvino.py"])
 def test_programs_for_onnx_give_the_answer_of_the_network(program, trained, photo):
     if "openvino" in program:

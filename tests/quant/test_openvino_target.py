@@ -145,6 +145,7 @@ def test_openvino_runs_the_sums_inside_its_integer_kernels(tmp_path):
     assert sums and "Convolution" not in sums
 
 
+@pytest.mark.int8_products
 @pytest.mark.parametrize("network", [Residuals, OwnInput, Gated])
 def test_openvino_and_plain_cpu_compute_the_network(network, tmp_path):
     pytest.importorskip("openvino")

@@ -169,6 +169,7 @@ def reference(net: Residual, x: np.ndarray) -> np.ndarray:
     return np.maximum(y + x, 0)
 
 
+@pytest.mark.int8_products
 def test_the_block_is_the_numpy_reference_and_so_is_the_file_on_onednn(tmp_path):
     quanter, net = calibrated(Residual())
     got = {}
@@ -195,6 +196,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.int8_products
 @pytest.mark.parametrize("config", WEIGHTS.values(), ids=WEIGHTS)
 def test_every_kind_of_weight_is_what_onednn_makes_of_it(config, tmp_path):
     """Its kernels have 8 bits and a scale per output channel, so the simulation has them too."""
@@ -305,6 +307,7 @@ def test_the_report_holds_a_layer_whose_input_comes_quantized():
         assert rows[name]["input_sqnr"] == pytest.approx(before[name]["input_sqnr"] + 6.02, abs=0.7)
 
 
+@pytest.mark.int8_products
 def test_plain_cpu_is_shown_and_not_judged(tmp_path):
     quanter, net = calibrated(Chains())
     quanter.save_quantized_model(net, str(tmp_path / "net"), SPEC)

@@ -111,6 +111,7 @@ def test_an_odd_network_goes_all_the_way(odd_network, networks, tmp_path):
 SPEC_FIRST = ("open_image_size", "batch_of_one")
 
 
+@pytest.mark.int8_products
 def test_an_odd_network_goes_all_the_way_to_onednn(odd_network, networks, tmp_path):
     """The simulation of oneDNN's own arithmetic is what oneDNN computes, in any network."""
     case = networks.CASES[odd_network]

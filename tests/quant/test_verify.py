@@ -131,6 +131,7 @@ def test_a_file_that_gives_nan_is_caught(exported, tmp_path):
     assert not quanter.verify(net, str(tmp_path / "other"), batches()).passed
 
 
+@pytest.mark.int8_products
 def test_a_file_that_takes_another_input_is_caught_with_one_line_per_engine(exported, tmp_path):
     quanter, net, _ = exported
     other = nn.Sequential(nn.Conv2D(5, 4, 3), nn.Flatten(), nn.Linear(144, 10))
