@@ -1,0 +1,70 @@
+"""Writes the tables of docs/reliability.md from benchmarks/results/crash_*.json and fuzz_*.json.
+
+python -m scripts.reliability_tables
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scripts.marks import replace_between
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Replaces each table between its marks."""
+    for name, text in (("crash", crash_table()), ("fuzz", fuzz_table())):
+        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+        replace_between(ROOT / "docs" / "reliability.md", *marks, text)
+
+
+def results(pattern: str) -> list[dict[str, Any]]:
+    """The files of results of that name, the newest Paddle first."""
+    files = sorted((ROOT / "benchmarks" / "results").glob(pattern), reverse=True)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def crash_table() -> str:
+    """Kills and what became of the runs."""
+    lines = [
+        "| Paddle | kills | in the float stage | in QAT | before anything was saved | runs | "
+        "a whole run, s | files that were not whole | runs that ended otherwise |",
+        "|---" * 9 + "|",
+    ]
+    for found in results("crash_*.json"):
+        stages = [row["stage"] for row in found["rows"]]
+        apart = {line.partition(":")[0] for line in found["faults"] if line.startswith("run ")}
+        broken = [line for line in found["faults"] if "after a kill" in line or "is cut" in line]
+        cells = [
+            found["paddle"],
+            found["kills"],
+            *(stages.count(stage) for stage in ("fp32", "qat", None)),
+            found["runs"],
+            found["seconds_of_a_whole_run"],
+            len(broken),
+            len(apart),
+        ]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def fuzz_table() -> str:
+    """Damaged files of each kind, and what became of them."""
+    (found,) = results("fuzz_*.json")
+    lines = [
+        "| kind of file | files | refused | read | engine crashes | findings | MiB more | s |",
+        "|---" * 8 + "|",
+    ]
+    keys = ("files", "refused", "read", "engine_crashes", "findings", "most_mib_more", "seconds")
+    for row in found["rows"]:
+        lines.append(f"| {row['kind']} | " + " | ".join(str(row[key]) for key in keys) + " |")
+    total = sum(row["files"] for row in found["rows"])
+    lines += ["", f"Paddle {found['paddle']}, seed {found['seed']}, {total:,} files in all."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
