@@ -7,10 +7,12 @@ do their work in a child, forked before anything is loaded, and the parent says 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +21,8 @@ from .parent import when_parent_ends
 EXIT_BAD_INPUT = 2
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 _NOTE_BYTES = 4096
+_TERMINAL_SECONDS = 1.0
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
 _note: mmap.mmap | None = None
 
@@ -34,9 +38,12 @@ def guard() -> None:
     if not hasattr(os, "fork"):
         return
     _note = mmap.mmap(-1, _NOTE_BYTES)  # shared with the child
+    # Signals wait until the parent knows what to do with them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child != 0:
         _wait_for(child)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     when_parent_ends(signal.SIGKILL)  # who kills the command means the work, too
 
 
@@ -54,10 +61,16 @@ def working_on(what: str) -> None:
 
 def _wait_for(child: int) -> NoReturn:
     def pass_on(number: int, frame: FrameType | None) -> None:
-        os.kill(child, number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(child, number)
+
+    def pass_on_later(number: int, frame: FrameType | None) -> None:
+        time.sleep(_TERMINAL_SECONDS)  # a terminal sends Ctrl-C to both, `kill -INT` to this one
+        pass_on(number, frame)
 
     signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    signal.signal(signal.SIGINT, pass_on_later)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status):
         raise SystemExit(os.WEXITSTATUS(status))

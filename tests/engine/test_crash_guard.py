@@ -93,3 +93,18 @@ def test_a_model_that_no_engine_can_run_is_one_line(finished_run, tmp_path, scri
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.fullmatch(r"error: .*broken.* (does not run|crashed) .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_reach_the_work(number, code):
+    program = (
+        "import signal, time; from engine.crash_guard import guard; guard()\n"
+        "try:\n print('ready', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt: raise SystemExit(130)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
