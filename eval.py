@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engine.crash_guard import guard
-from engine.runtime import prepare_process
 
 
 def main() -> int:
@@ -16,6 +15,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     guard()
+
+    from engine.runtime import prepare_process  # loads NumPy, whose threads no fork should meet
+
     prepare_process()
 
     from engine.cli import run  # loads Paddle, so it comes after

@@ -61,12 +61,12 @@ def main() -> int:
             cut = folder / f"run_{run}"
             while len(rows) < args.kills:
                 after = rng.uniform(STARTUP, STARTUP + seconds)
-                if not killed(cut, after, faults):
+                if not killed(cut, run, after, faults):
                     break
                 rows.append({"run": run, "seconds": round(after, 3), **found_in(cut, faults)})
                 print(rows[-1], flush=True)
             else:
-                finish(cut, faults)
+                finish(cut, run, faults)
             faults += [f"run {run}: {line}" for line in differences(whole, cut)]
     facts = {
         "paddle": paddle_version(),
@@ -105,7 +105,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def killed(folder: Path, seconds: float, faults: list[str]) -> bool:
+def killed(folder: Path, run: int, seconds: float, faults: list[str]) -> bool:
     """Start the run and kill it after a time; False if it was done before."""
     process = subprocess.Popen(
         command(folder),
@@ -121,15 +121,15 @@ def killed(folder: Path, seconds: float, faults: list[str]) -> bool:
         process.communicate()
         return True
     if process.returncode != 0:
-        faults.append(f"{folder.name}: ended with {process.returncode}: {errors[-500:]}")
+        faults.append(f"run {run}: ended with {process.returncode}: {errors[-500:]}")
     return False
 
 
-def finish(folder: Path, faults: list[str]) -> None:
+def finish(folder: Path, run: int, faults: list[str]) -> None:
     """Let the run come to its end."""
     done = subprocess.run(command(folder), env=environment(), capture_output=True, text=True)
     if done.returncode != 0:
-        faults.append(f"{folder.name}: ended with {done.returncode}: {done.stderr[-500:]}")
+        faults.append(f"run {run}: ended with {done.returncode}: {done.stderr[-500:]}")
 
 
 def found_in(folder: Path, faults: list[str]) -> dict[str, Any]:
@@ -175,6 +175,8 @@ def differences(whole: Path, cut: Path) -> list[str]:
     from engine.weights import load_weights
 
     lines = []
+    if not (cut / "summary.json").exists():
+        return ["there is no summary.json"]
     names = [sorted(p.name for p in folder.glob("*.pdparams")) for folder in (whole, cut)]
     if names[0] != names[1]:
         lines.append(f"the checkpoints are {names[1]}, not {names[0]}")

@@ -76,18 +76,18 @@ def measure(target: Target, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target.make(folder)
-        start = 0
+        start = peak = 0
         while start < count:
             ended = run_worker(target, args, folder, start, count)
             notes = read_notes(folder / "notes")
             ends.update(note["end"] for note in notes)
+            peak = max([peak, *(note["mib"] for note in notes)])
             start += len(notes)
             if start < count:  # the file after the last note is the one that ended the worker
                 ends[ended] += 1
                 if ended == "hang" or not target.is_engine:
                     keep(target, args, folder, start, ended)
                 start += 1
-        peak = max((note["mib"] for note in notes), default=0)
     crashes = ends["crash"]
     findings = ends["finding"] + ends["hang"] + (0 if target.is_engine else crashes)
     return {
@@ -231,7 +231,7 @@ def _remove(data: bytearray, other: bytes, rng: np.random.Generator) -> bytes:
 
 def _repeat(data: bytearray, other: bytes, rng: np.random.Generator) -> bytes:
     at, length = _place(data, rng), int(rng.integers(1, 257))
-    return data[: at + length] * 1 + data[at : at + length] + data[at + length :]
+    return data[: at + length] + data[at:]
 
 
 def _insert(data: bytearray, other: bytes, rng: np.random.Generator) -> bytes:

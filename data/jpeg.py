@@ -7,6 +7,7 @@ be shrunk anyway, an inverse transform at 1/2, 1/4 or 1/8 of the size.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from .errors import DataError
 REDUCTIONS = (8, 4, 2)
 # Encoders write some ten.
 MAX_SCANS = 100
+# Marker, length and number of components of a scan; what follows the picture may be anything.
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 # Start-of-frame markers: 0xC0 to 0xCF without DHT (C4), JPG (C8) and DAC (CC).
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -75,7 +78,7 @@ def read_header(data: bytes) -> JpegHeader:
             if marker == 0xDA:
                 break
     # Each scan goes over the whole picture: thousands of them make minutes of a small file.
-    scans = 1 + data.count(b"\xff\xda", position)
+    scans = 1 + len(_SCAN.findall(data, position))
     if scans > MAX_SCANS:
         raise DataError(f"the JPEG file has {scans} scans, allowed: {MAX_SCANS}")
     # The search stays within the image data: an EXIF thumbnail has an end marker of its own.

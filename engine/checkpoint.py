@@ -44,6 +44,7 @@ _AVERAGE_PREFIX = STATE_PREFIX + "average/"
 _MOMENTUM_SUFFIX = "_velocity_0"
 
 FP32, QAT = "fp32", "qat"
+LATEST = "latest"
 
 
 @dataclass
@@ -128,7 +129,7 @@ class CheckpointFolder:
     @property
     def latest_path(self) -> Path:
         """``latest.pdparams``."""
-        return self.folder / "latest.pdparams"
+        return self.folder / f"{LATEST}.pdparams"
 
     @property
     def best_path(self) -> Path:
@@ -143,6 +144,12 @@ class CheckpointFolder:
     def epoch_path(self, epoch: int) -> Path:
         """``epoch_N.pdparams``."""
         return self.folder / f"epoch_{epoch}.pdparams"
+
+    def way_on(self) -> str:
+        """What to say about how a run that was stopped goes on."""
+        if not self.latest_path.exists():
+            return "(nothing was trained yet)"
+        return f"({self.latest_path} has what was trained; --resume goes on with it)"
 
     def save_epoch(
         self, epoch: int, net: nn.Layer, optimizer: Optimizer, best_epoch: int | None = None
@@ -224,7 +231,8 @@ def load_network_state(path: Path) -> dict[str, np.ndarray]:
     Raises:
         EngineError: the file is missing or cannot be read.
     """
-    state = load_weights(path, MAX_LATEST_BYTES)
+    is_latest = path.name.startswith(LATEST)
+    state = load_weights(path, MAX_LATEST_BYTES if is_latest else MAX_BYTES)
     return {name: value for name, value in state.items() if not name.startswith(STATE_PREFIX)}
 
 

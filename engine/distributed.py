@@ -32,7 +32,7 @@ STORE_ERRORS = (RuntimeError, ValueError, OSError)
 # Where a process that fails leaves its error, in the key-value store that all share.
 FAILED_KEY, REASON_KEY = "engine/failed", "engine/reason"
 
-_barriers_passed = 0
+_barriers_passed = _texts_exchanged = 0
 
 
 def init(device: str) -> None:
@@ -94,15 +94,22 @@ def lost_peers_named() -> Iterator[None]:
             name in str(error) for name in COLLECTIVE_LAYERS
         ):
             raise EngineError(_reason_of_the_others()) from error
-        _tell_the_others(error)
+        _tell_the_others(f"failed: {_words(error)}")
+        raise
+    except BaseException as error:  # Ctrl-C, SIGTERM
+        if world_size() > 1 and dist.is_initialized():
+            _tell_the_others(f"was stopped: {_words(error)}")
         raise
 
 
-def _tell_the_others(error: Exception) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _tell_the_others(what: str) -> None:
     with contextlib.suppress(*STORE_ERRORS):  # the process that keeps the store has ended already
         store = create_or_get_global_tcp_store()
-        store.set(REASON_KEY, f"process {rank()} failed: {reason}")
+        store.set(REASON_KEY, f"process {rank()} {what}")
         store.add(FAILED_KEY, 1)
 
 
@@ -154,6 +161,19 @@ def barrier() -> None:
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
         arrived = store.add(key, 0)
+
+
+def texts_of_all(text: str) -> list[str]:
+    """What each process has to say, by rank (a collective call)."""
+    global _texts_exchanged
+    if world_size() == 1:
+        return [text]
+    _texts_exchanged += 1
+    store = create_or_get_global_tcp_store()
+    key = f"engine/text/{_texts_exchanged}"
+    store.set(f"{key}/{rank()}", text or " ")
+    barrier()
+    return [store.get(f"{key}/{other}").decode().strip() for other in range(world_size())]
 
 
 def average_batch_norm(net: nn.Layer) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from quant.whole_files import write_whole
+from quant.whole_files import TEMPORARY_NAME, write_whole
 
 from .errors import EngineError
 
@@ -84,7 +85,7 @@ def remove_files(paths: list[Path]) -> None:
             raise EngineError(f"{path}: cannot be removed ({error.strerror or error})") from error
 
 
-def own_folder(folder: Path, flag: str) -> None:
+def own_folder(folder: Path, subfolder: str, flag: str) -> None:
     """Keep other runs out of a folder while this process lives, and tidy up after a killed one.
 
     Two runs in one folder would overwrite each other's checkpoints. The lock is the system's
@@ -92,7 +93,9 @@ def own_folder(folder: Path, flag: str) -> None:
     network drives, there is no lock.
 
     Args:
-        folder: an existing folder; temporary files of `write_whole` in it and one level below go.
+        folder: an existing folder. Temporary files of `write_whole` whose process is gone, in it
+            and in ``subfolder``, are removed.
+        subfolder: another place for them.
         flag: what to name in the message.
 
     Raises:
@@ -110,7 +113,21 @@ def own_folder(folder: Path, flag: str) -> None:
         ) from error
     except OSError:
         return
-    remove_files([*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")])
+    for place in (folder, folder / subfolder):
+        remove_files([path for path in place.glob(".*.tmp") if _is_left_over(path)])
+
+
+def _is_left_over(path: Path) -> bool:
+    match = TEMPORARY_NAME.fullmatch(path.name)
+    if match is None or not path.is_file():
+        return False
+    try:
+        os.kill(int(match.group(1)), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass  # it runs, and belongs to somebody else
+    return int(match.group(1)) == os.getpid()
 
 
 def make_writable_folder(folder: Path, flag: str) -> None:

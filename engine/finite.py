@@ -9,33 +9,30 @@ import paddle
 from paddle import Tensor, nn
 
 from quant.convert import named_layers
+from quant.pact import Pact
 
 
 def gradients_are_finite(net: nn.Layer) -> Tensor:
-    """Whether every gradient is finite: bool [].
-
-    The sum of a tensor is finite only if each value is, and takes one operator per tensor.
-    """
-    sums = [p.grad.sum().astype("float32") for p in net.parameters() if p.grad is not None]
-    return paddle.isfinite(paddle.stack(sums)).all() if sums else paddle.to_tensor(True)
+    """Whether every gradient is finite: bool [], on the device."""
+    each = [paddle.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None]
+    return paddle.stack(each).all() if each else paddle.to_tensor(True)
 
 
 def first_nonfinite_layer(net: nn.Layer, images: Tensor) -> str | None:
     """Run the network once more and name the place where the first number that is none appears.
 
     Args:
-        net: the network; what it has seen (running statistics, observers) changes.
+        net: the network; what it has seen (running statistics, observers) changes. Several
+            processes call this together, as observers do, whatever a process finds by itself.
         images: a batch.
 
     Returns:
         Words to go on with after "the loss is nan: "; None if all is finite.
     """
-    if not _is_finite(images):
-        return "the images are not finite"
-    for name, value in net.state_dict().items():
-        if not _is_finite(value):
-            return f"{name} is not finite"
     found: list[str] = []
+    if not _is_finite(images):
+        found.append("the images are not finite")
+    found += [f"{name} is not finite" for name, x in net.state_dict().items() if not _is_finite(x)]
     running: list[str] = []
 
     def before(name: str) -> Any:
@@ -80,7 +77,8 @@ def first_nonfinite_gradient(net: nn.Layer) -> str | None:
 
 
 class BufferCopies:
-    """What a forward pass changes (running statistics, states of observers) as it is now.
+    """What a forward pass changes (running statistics, states of observers, a PACT that starts
+    with the first batch) as it is now.
 
     Args:
         net: the network.
@@ -90,11 +88,15 @@ class BufferCopies:
         # BatchNorm's statistics are parameters without a gradient, those of observers are buffers.
         kept = [*net.buffers(), *(p for p in net.parameters() if p.stop_gradient)]
         self._pairs = [(tensor, tensor.clone()) for tensor in kept]
+        layers = net.sublayers(include_self=True)
+        self._unset = [x for x in layers if isinstance(x, Pact) and x.may_be_unset]
 
     def restore(self) -> None:
         """Put them back."""
         for buffer, copy in self._pairs:
             paddle.assign(copy, output=buffer)
+        for pact in self._unset:
+            pact.forget_start()
 
 
 def _is_finite(value: Any) -> bool:

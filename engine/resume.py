@@ -65,7 +65,7 @@ def open_session(cfg: TrainConfig) -> tuple[Session, Latest | None]:
     root = Path(cfg.model_save_dir)
     if distributed.is_main():
         make_writable_folder(root, "--model_save_dir")
-        own_folder(root, "--model_save_dir")
+        own_folder(root, INFERENCE_FOLDER, "--model_save_dir")
     task, train_data = task_of_training(cfg)
     require_engine(task.target)
     val_data = task.dataset("val")

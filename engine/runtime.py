@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 
 from .memory import keep_freed_memory
+from .parent import FIRST_PARENT  # noqa: F401  (it is looked up as early as that)
 
 # Of Paddle: about compiling operators, and about every BatchNorm that is trained.
 IRRELEVANT_WARNINGS = ("No ccache found", "When training, we now always track global mean")

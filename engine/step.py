@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from paddle.optimizer import Optimizer
 from quant import recomputing_inputs
 from quant.pact import floor_alphas
 
-from . import termination
+from . import distributed, termination
 from .accumulation import Part
 from .agreement import any_of_all
 from .ema import LastWeights
@@ -72,7 +73,8 @@ class TrainStep:
     def _begin(self) -> None:
         self._before: BufferCopies | None = None
         self._images: Tensor | None = None
-        self._bad_loss: float | None = None
+        self._loss: Tensor | None = None
+        self._found_bad = False
 
     def add(self, images: Tensor, labels: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Run one batch forward and backward; its gradients add to those of the step.
@@ -93,10 +95,11 @@ class TrainStep:
             logits = logits.astype("float32")
             loss = self.criterion(images, logits, labels)
             self.precision.backward(loss * part.share)
-        if self._bad_loss is None:
-            self._images = images
-            if not bool(paddle.isfinite(loss)):
-                self._bad_loss = float(loss)
+        if not self._found_bad:
+            self._images, self._loss = images, loss
+            # A batch that others follow is looked at now, as only one is kept; the last one waits
+            # for the gradients, so that the device is asked once per step.
+            self._found_bad = not part.ends_step and not bool(paddle.isfinite(loss))
         return logits, loss
 
     def finish(self, steps: int) -> Finished:
@@ -117,28 +120,32 @@ class TrainStep:
         self._begin()
         return Finished(lr, fault, stops)
 
-    def _is_bad(self) -> Tensor | bool:
-        if self._bad_loss is not None:
-            return True
+    def _is_bad(self) -> Tensor:
+        assert self._loss is not None
+        finite = paddle.isfinite(self._loss).all()
         # float16 scales the loss until gradients fit, and has a rule of its own for when not.
-        return not self.precision.scales_loss and ~gradients_are_finite(self.network)
+        if not self.precision.scales_loss:
+            finite = finite & gradients_are_finite(self.network)
+        return ~finite
 
     def _undo(self) -> str:
         """Put back what the step has changed; returns what is not finite, and where that began.
 
         All processes come here, each with a batch of its own.
         """
-        assert self._before is not None and self._images is not None
+        assert self._before is not None and self._images is not None and self._loss is not None
         net = self.weights.trained
         self._before.restore()
         with self.precision.autocast():
             layer = first_nonfinite_layer(net, self._images)
         self._before.restore()
-        if self._bad_loss is not None:
-            return f"the loss is {self._bad_loss}" + (f": {layer}" if layer else "")
-        gradient = first_nonfinite_gradient(net)
-        where = layer or gradient
-        return "a gradient is not finite" + (f": {where}" if where else " on another process")
+        loss = float(self._loss)
+        own = f"the loss is {loss}" if not math.isfinite(loss) else ""
+        if own or layer:
+            own = f"{own or 'a gradient is not finite'}: {layer or 'in the loss itself'}"
+        # The gradients are averages: what one process spoilt is not finite on all.
+        told = next(filter(None, distributed.texts_of_all(own)), None)
+        return told or f"a gradient is not finite: {first_nonfinite_gradient(net)}"
 
     def _communication(self, ends_step: bool) -> AbstractContextManager[None]:
         """Only the last batch of a step sends gradients around: the sum of them all."""

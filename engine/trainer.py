@@ -14,7 +14,7 @@ from quant import QAT, Verdict, VerifyError, save_float_model
 
 from . import checkpoint, distributed, termination
 from .batch_norm import reestimate
-from .checkpoint import load_network_state, save_weights
+from .checkpoint import CheckpointFolder, load_network_state, save_weights
 from .config import TrainConfig
 from .evaluation import Evaluation, agreement, evaluate, evaluate_network
 from .export import export_onnx
@@ -25,7 +25,6 @@ from .printable import first
 from .resume import CURVES_FILE, INFERENCE_FOLDER, open_session
 from .runtime import seed_everything, select_device
 from .summary import Summary
-from .termination import Terminated
 from .training import Stage, Trainer
 
 EXIT_OK = 0
@@ -43,13 +42,9 @@ def train(cfg: TrainConfig) -> int:
         Terminated: SIGTERM came.
     """
     distributed.init(select_device(cfg.use_gpu))
-    termination.install()
-    with distributed.lost_peers_named():
-        job = Job(cfg)
-        try:
-            return job.run()
-        except Terminated as stop:
-            raise Terminated(" ".join([str(stop), job.way_on()]).strip()) from None
+    checkpoints = CheckpointFolder(Path(cfg.model_save_dir))
+    with distributed.lost_peers_named(), termination.handled(checkpoints.way_on):
+        return Job(cfg).run()
 
 
 class Job:
@@ -89,13 +84,6 @@ class Job:
         self.qat_stage(net, quanter)
         best = self.evaluate_best(net)
         return self.deploy(net, quanter, best)
-
-    def way_on(self) -> str:
-        """How a run that was stopped goes on."""
-        path = self.checkpoints.latest_path
-        if not path.exists():
-            return "before there was anything to save"
-        return f"({path} has what was trained; --resume goes on with it)"
 
     # --- the float network -----------------------------------------------------------------
 

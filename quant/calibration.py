@@ -92,12 +92,18 @@ def calibrate(net: nn.Layer, batches: Iterable[Any]) -> int:
 
 
 def _check_finite(net: nn.Layer) -> None:
-    for name, layer in named_layers(net):
-        if isinstance(layer, ObservedQuantizer) and not bool(paddle.isfinite(layer.scale).all()):
-            raise QuantError(
-                f"calibrate: layer {name.partition('._')[0]} is the first whose input holds NaN or "
-                "Inf; the batches, weights or BatchNorm's statistics hold some, or grow too large"
-            )
+    for name, layer in quantized_layers(net):
+        for observer in layer.sublayers():
+            if isinstance(observer, ObservedQuantizer) and not _is_finite(observer.scale):
+                raise QuantError(
+                    f"calibrate: the input of {f'layer {name}' if name else 'the network'} holds "
+                    "NaN or Inf; the batches, weights or BatchNorm's statistics hold some, or what "
+                    "is computed from them grows too large"
+                )
+
+
+def _is_finite(x: Tensor) -> bool:
+    return bool(paddle.isfinite(x).all())
 
 
 @contextmanager

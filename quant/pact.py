@@ -40,6 +40,10 @@ NOT_SET = 0.0
 class Pact(nn.Layer):
     """y = x - relu(x - alpha) + relu(-alpha - x) with one learned alpha, shape [1].
 
+    Attributes:
+        may_be_unset: whether alpha may be `NOT_SET` and wait for data; False once it was seen not
+            to be.
+
     Args:
         alpha: start value; `NOT_SET` waits for `start_at`, or for the first training batch.
         learning_rate: factor on the optimizer's learning rate for alpha.
@@ -58,7 +62,7 @@ class Pact(nn.Layer):
         super().__init__()
         self.clip_bits = clip_bits
         self.starts_from_data = alpha == NOT_SET
-        self._may_be_unset = self.starts_from_data
+        self.may_be_unset = self.starts_from_data
         self.alpha = self.create_parameter(
             [1],
             attr=ParamAttr(
@@ -89,6 +93,12 @@ class Pact(nn.Layer):
             with paddle.no_grad():
                 self.alpha.set_value(paddle.clip(largest, min=SMALLEST_ALPHA))
 
+    def forget_start(self) -> None:
+        """Waits for data again, as before the first training batch."""
+        with paddle.no_grad():
+            self.alpha.set_value(paddle.full_like(self.alpha, NOT_SET))
+        self.may_be_unset = True
+
     def freeze(self) -> None:
         """Lets alpha stand still from now on.
 
@@ -117,13 +127,14 @@ class Pact(nn.Layer):
         return paddle.where(alpha == NOT_SET, alpha, paddle.clip(alpha, min=SMALLEST_ALPHA))
 
     def _start_if_unset(self, x: Tensor) -> None:
-        if not self._may_be_unset:
+        if not self.may_be_unset:
             return
         if self.alpha.item() == NOT_SET:
             seen = Magnitudes()
-            seen.add(x)
+            if bool(paddle.isfinite(x).all()):  # else a later batch has to tell
+                seen.add(x)
             self.start_at(seen)
-        self._may_be_unset = self.alpha.item() == NOT_SET
+        self.may_be_unset = self.alpha.item() == NOT_SET
 
     def extra_repr(self) -> str:
         """Current alpha, for print(net)."""

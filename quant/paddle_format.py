@@ -57,8 +57,10 @@ _TRAINING_ONLY = {
 # Operators of Paddle that touch what is outside of the network.
 _DOES_MORE = re.compile(
     r"(save|load)(_combine)?|read|read_file|py_func|run_program|print|create_.*reader"
-    r"|(?!graph_)(.*_)?(send|recv)(_.*)?|(.*_)?listen_and_serv|(pull|push|distributed)_.*|(c_)?comm_init.*"
-    r"|c_gen_.*|gen_.*_id|(en|de)queue|queue_generator|.*barrier"
+    r"|check_numerics|.*_engine|ap_.*|custom_.*"
+    r"|(?!graph_)(.*_)?(send|recv)(_.*)?|(.*_)?listen_and_serv|(pull|push|distributed)_.*"
+    r"|c_.*|comm_init.*|gen_.*_id|(en|de)queue|queue_generator|.*barrier"
+    r"|(.*_)?all_?(reduce|gather|to_?all)(_.*)?|reduce_scatter|broadcast|global_(scatter|gather)"
 )
 
 

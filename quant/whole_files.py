@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+# What `temporary_name` makes; the group is the number of the process.
+TEMPORARY_NAME = re.compile(r"\..+\.(\d+)\.tmp")
 
 
 def temporary_name(path: str | Path) -> Path:
@@ -35,7 +39,8 @@ def write_whole(writers: Mapping[str, Callable[[str], object]]) -> None:
         for path, name in names.items():
             os.replace(name, path)
         for folder in {name.parent for name in names.values()}:
-            _flush(folder)
+            with contextlib.suppress(OSError):  # some network drives cannot; the files are there
+                _flush(folder)
     finally:
         for name in names.values():
             with contextlib.suppress(OSError):

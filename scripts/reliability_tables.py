@@ -53,16 +53,18 @@ def crash_table() -> str:
 
 def fuzz_table() -> str:
     """Damaged files of each kind, and what became of them."""
-    (found,) = results("fuzz_*.json")
     lines = [
         "| kind of file | files | refused | read | engine crashes | findings | MiB more | s |",
         "|---" * 8 + "|",
     ]
     keys = ("files", "refused", "read", "engine_crashes", "findings", "most_mib_more", "seconds")
-    for row in found["rows"]:
-        lines.append(f"| {row['kind']} | " + " | ".join(str(row[key]) for key in keys) + " |")
-    total = sum(row["files"] for row in found["rows"])
-    lines += ["", f"Paddle {found['paddle']}, seed {found['seed']}, {total:,} files in all."]
+    notes = []
+    for found in results("fuzz_*.json"):
+        for row in found["rows"]:
+            lines.append(f"| {row['kind']} | " + " | ".join(str(row[key]) for key in keys) + " |")
+        total = sum(row["files"] for row in found["rows"])
+        notes.append(f"Paddle {found['paddle']}, seed {found['seed']}, {total:,} files in all.")
+    lines += ["", *notes]
     return "\n".join(lines)
 
 

@@ -175,6 +175,14 @@ def test_a_picture_of_very_many_scans_is_refused(tmp_path):
         ImageFile(str(path))
 
 
+def test_what_follows_the_picture_is_nobodys_business(tmp_path):
+    """Motion photos are a JPEG with a film behind it."""
+    path = tmp_path / "a.jpg"
+    film = np.random.default_rng(0).integers(0, 256, 1 << 24, dtype=np.uint8).tobytes()
+    path.write_bytes(jpeg(np.zeros((16, 16, 3), np.uint8)) + film)
+    assert ImageFile(str(path)).decode(3).shape == (16, 16, 3)
+
+
 @pytest.mark.parametrize("factors", [0x00, 0x10, 0x01, 0x15, 0xF1])
 def test_a_sampling_factor_that_no_picture_has_is_refused(factors, tmp_path):
     path = tmp_path / "a.jpg"

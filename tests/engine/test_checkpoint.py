@@ -153,6 +153,13 @@ def test_a_bit_that_a_disk_lost_does_not_go_unnoticed(tmp_path, dropout_net):
         load_latest(folder.latest_path)
 
 
+def test_other_checkpoints_may_not(tmp_path, dropout_net, monkeypatch):
+    save_weights(dropout_net(), tmp_path / "fp32_model.pdparams")
+    monkeypatch.setattr("engine.checkpoint.MAX_BYTES", 100)
+    with pytest.raises(EngineError, match=r"fp32_model\.pdparams: of \d+ bytes; allowed are 100"):
+        load_network_state(tmp_path / "fp32_model.pdparams")
+
+
 def test_latest_may_be_as_large_as_all_that_it_holds(tmp_path, dropout_net, monkeypatch):
     net = dropout_net()
     folder = CheckpointFolder(tmp_path)

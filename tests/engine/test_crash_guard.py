@@ -30,8 +30,16 @@ def test_a_crash_is_one_line_that_names_the_file(number):
     done = guarded(f"working_on('a.pdmodel'); working_on('b.onnx'); os.kill(os.getpid(), {number})")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: b.onnx: a native library crashed on it "
-        f"({signal.Signals(number).name}); it is damaged, or hostile\n"
+        f"error: a native library crashed ({signal.Signals(number).name}) while it worked on "
+        "b.onnx, which is damaged or hostile, or it does not suit this machine\n"
+    )
+
+
+def test_a_crash_before_any_file_blames_none():
+    done = guarded("os.kill(os.getpid(), 4)")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: a native library crashed (SIGILL); it does not suit this machine\n"
     )
 
 

@@ -78,5 +78,18 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
         write_atomically(path, half)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert read_json(path) == {"n": 1}
-    own_folder(tmp_path, "--model_save_dir")
+    own_folder(tmp_path, "inference_model", "--model_save_dir")
     assert names(tmp_path) == [".lock", "a.json"]
+
+
+def test_a_drive_that_cannot_flush_folders_is_no_failure(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refusing(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(22, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    write_json(tmp_path / "a.json", {"n": 1})
+    assert read_json(tmp_path / "a.json") == {"n": 1}

@@ -77,6 +77,31 @@ def test_a_gradient_that_is_not_finite_is_named():
     assert bool(gradients_are_finite(net)) and first_nonfinite_gradient(net) is None
 
 
+def test_large_gradients_are_finite_though_their_sum_is_not():
+    net = nn.Linear(4, 1)
+    net(paddle.ones([1, 4])).sum().backward()
+    net.weight.grad.set_value(np.full([4, 1], 2e38, "float32"))
+    assert bool(gradients_are_finite(net)) and first_nonfinite_gradient(net) is None
+
+
+def test_a_pact_that_started_with_a_bad_batch_starts_again():
+    from quant import QAT as Quanter
+
+    quanter = Quanter({"activation_preprocess_type": "PACT", "pact_init": "calibrated"})
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    quanter.quantize(net)
+    pact = net[0]._act_quant.preprocess
+    copies = BufferCopies(net)
+    net(paddle.full([2, 4], 3.0))
+    assert pact.alpha.item() > 0
+    copies.restore()
+    assert pact.alpha.item() == 0
+    net(paddle.full([2, 4], np.inf))  # says nothing about where to clip
+    assert pact.alpha.item() == 0
+    net(paddle.full([2, 4], 5.0))
+    assert pact.alpha.item() > 0
+
+
 def test_buffers_come_back():
     net = nn.Sequential(nn.BatchNorm1D(3))
     copies = BufferCopies(net)

@@ -19,30 +19,63 @@ from engine.files import own_folder
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def handling():
-    """The handler is in place, and the one from before afterwards."""
+PROGRAM = """
+import os, signal
+from engine.cli import run
+from engine.termination import deferred, handled, requested
+
+def main():
+    with handled(lambda: "(go on there)"):
+        {work}
+
+run(main)
+"""
+
+
+def ending(work: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(work=work)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = [line for line in done.stderr.splitlines() if "SIGTERM" in line]
+    assert "Traceback" not in done.stderr and len(told) == 1, done.stderr
+    return done.returncode, told[0], done.stdout
+
+
+def test_the_signal_ends_what_can_be_done_again_at_once():
+    work = "os.kill(os.getpid(), 15); print('after')"
+    assert ending(work) == (143, "stopped by SIGTERM (go on there)", "")
+
+
+def test_it_ends_where_an_exception_would_get_lost():
+    work = "import weakref; weakref.finalize(main, os.kill, os.getpid(), 15)(); print('after')"
+    assert ending(work) == (143, "stopped by SIGTERM (go on there)", "")
+
+
+def test_within_a_deferring_block_it_waits_however_often_it_comes():
+    work = """
+        try:
+            with deferred():
+                os.kill(os.getpid(), 15)
+                os.kill(os.getpid(), 15)
+                print("reached", requested())
+        finally:
+            os.kill(os.getpid(), 15)
+            print("the way out")
+    """
+    code, told, printed = ending(work.strip())
+    assert (code, told) == (143, "stopped by SIGTERM (go on there)")
+    assert printed == "reached True\nthe way out\n"
+
+
+def test_afterwards_the_handler_is_the_one_from_before():
     before = signal.getsignal(signal.SIGTERM)
-    termination.install()
-    yield
-    termination.install()  # forgets what was requested
-    signal.signal(signal.SIGTERM, before)
-
-
-def test_the_signal_ends_what_can_be_done_again_at_once(handling):
-    with pytest.raises(termination.Terminated):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_within_a_deferring_block_it_waits_however_often_it_comes(handling):
-    reached = False
-    with pytest.raises(termination.Terminated):
-        with termination.deferred():
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert termination.requested()
-            reached = True
-    assert reached
+    with termination.handled(str):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen:
@@ -119,16 +152,24 @@ def test_two_runs_in_one_folder(tmp_path, small_run, script):
     assert "--model_save_dir" in done.stderr and "another run is writing" in done.stderr
 
 
-def test_what_a_killed_run_left_half_written_goes(tmp_path):
-    (tmp_path / "inference_model").mkdir()
-    for name in (".latest.pdparams.77.tmp", "inference_model/.qat_model.pdmodel.77.tmp", "kept"):
-        (tmp_path / name).write_text("half")
-    own_folder(tmp_path, "--model_save_dir")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [
-        ".lock",
-        "inference_model",
-        "kept",
+def test_what_a_killed_run_left_half_written_goes_and_nothing_else(tmp_path):
+    folder = tmp_path / "inference_model"
+    folder.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [tmp_path / f".latest.pdparams.{gone.pid}.tmp", folder / f".a.pdmodel.{gone.pid}.tmp"]
+    kept = [
+        tmp_path / f".b.pdmodel.{os.getppid()}.tmp",  # of a process that runs
+        tmp_path / ".tmp",
+        tmp_path / ".notes.tmp",
+        tmp_path / f"c.{gone.pid}.tmp",
     ]
+    for path in (*left, *kept):
+        path.write_text("half")
+    (tmp_path / f".folder.{gone.pid}.tmp").mkdir()
+    own_folder(tmp_path, "inference_model", "--model_save_dir")
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
 
 
 def test_a_checkpoint_before_evaluation_says_so(tmp_path, small_config, small_session, dropout_net):

@@ -172,3 +172,21 @@ def test_an_error_on_the_way_leaves_the_network_usable():
     before = scales(net)
     net(x * 50)
     assert scales(net) == before
+
+
+def test_the_layer_that_sees_no_numbers_is_named_whatever_its_name_is():
+    class Private(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self._first = nn.Linear(4, 4)
+            self.block = nn.Sequential(("_inner", nn.Linear(4, 4)))
+
+        def forward(self, x):
+            return self.block(self._first(x) * float("inf"))
+
+    for net, told in ((Private(), "layer block._inner "), (nn.Linear(4, 4), "the network ")):
+        quanter = QAT()
+        quanter.quantize(net)
+        bad = np.full([2, 4], np.nan if told == "the network " else 1.0, np.float32)
+        with pytest.raises(QuantError, match=f"the input of {told}holds NaN or Inf"):
+            quanter.calibrate(net, [bad])
