@@ -124,6 +124,14 @@ def test_only_one_process_writes(both):
     assert writers == {"0"}
 
 
+def test_a_step_that_one_process_spoils_is_undone_on_both_and_both_say_why(both):
+    told = [(both / f"fault{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert re.fullmatch(
+        r"(the loss is nan|a gradient is not finite): the images are .* \[\]", told[0]
+    )
+
+
 def test_the_reason_of_a_failure_reaches_the_process_that_waits(both):
     assert (both / "failure1.txt").read_text() == "x.jpg is cut"
     assert (both / "failure0.txt").read_text() == "process 1 failed: x.jpg is cut"

@@ -13,10 +13,18 @@ from paddle import nn
 
 from data import DataError
 from engine import distributed, trainer
+from engine.accumulation import Part
 from engine.cli import run
 from engine.config import TrainConfig
+from engine.ema import LastWeights
 from engine.errors import EngineError
+from engine.loss import label_criterion
+from engine.optimizer import build_optimizer
+from engine.precision import build_precision
+from engine.schedule import build_schedule
+from engine.step import TrainStep
 from engine.trainer import Job
+from quant import QAT
 
 
 def main() -> int:
@@ -74,8 +82,33 @@ def main() -> int:
     os.replace = recording_replace  # every file of a run comes to its name this way
     paddle.seed(rank)  # the job's own seed has to make the ranks alike
     code = job.run()
+    (folder / f"fault{rank}.txt").write_text(fault_of_the_second(rank))
     (folder / f"failure{rank}.txt").write_text(failure_of_the_second(rank))
     return code
+
+
+def fault_of_the_second(rank: int) -> str:
+    """What a step says in which only the second process has images that are not finite."""
+    paddle.seed(0)
+    net = nn.Sequential(nn.Conv2D(1, 2, 3), nn.BatchNorm2D(2), nn.ReLU(), nn.Flatten())
+    net.add_sublayer("head", nn.Linear(2 * 36, 4))
+    QAT({"activation_quantize_type": "moving_average_abs_max"}).quantize(net)
+    schedule = build_schedule("cosine_decay", 0.1, epoch_steps=4, num_epochs=1, step_epochs=[])
+    step = TrainStep(
+        distributed.data_parallel(net),
+        label_criterion(0.0),
+        build_precision(None),
+        build_optimizer(net, schedule, 0.9, 0.0),
+        schedule,
+        LastWeights(net),
+    )
+    labels = paddle.zeros([3, 1], "int64")
+    for images in (paddle.ones([3, 1, 8, 8]), paddle.full([3, 1, 8, 8], np.nan if rank else 1.0)):
+        before = {name: value.numpy() for name, value in net.state_dict().items()}
+        step.add(images, labels, Part(1.0, True))
+        done = step.finish(0)
+    moved = [k for k, v in net.state_dict().items() if not np.array_equal(v.numpy(), before[k])]
+    return f"{done.fault} {moved}"
 
 
 def failure_of_the_second(rank: int) -> str:
