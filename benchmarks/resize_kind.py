@@ -101,8 +101,8 @@ def measure(
 
 def call(words: list[str], folder: Path, commands: list[str]) -> None:
     """Runs a script of the project and notes the command."""
-    commands.append(" ".join(["python", *(hidden(word) for word in words)]))
-    commands[-1] = commands[-1].replace(str(folder), "FOLDER")
+    words_shown = [word.replace(str(folder), "RUNS") for word in words]
+    commands.append(" ".join(["python", *(hidden(word) for word in words_shown)]))
     done = subprocess.run(
         [sys.executable, str(ROOT / words[0]), *words[1:]],
         cwd=folder, capture_output=True, text=True, check=False,

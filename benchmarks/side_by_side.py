@@ -92,6 +92,9 @@ def write_results(
 
 def hidden(argument: str) -> str:
     """A command-line argument, without a path that only this machine has."""
+    flag, _, value = argument.partition("=")
+    if flag.startswith("--") and value.startswith("/"):
+        return f"{flag}={hidden(value)}"
     if not argument.startswith("/"):
         return argument
     return "PYTHON" if Path(argument).name.startswith("python") else "FOLDER"
