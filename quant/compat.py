@@ -39,14 +39,18 @@ def run_custom_op(name: str, *arguments: Any) -> list[Any]:
 
 
 def has_conv2d_gradients() -> bool:
-    """True where `conv2d_gradients` can be called: 2.6 has no way to it from Python."""
+    """True where Paddle itself gives Python the gradients of a convolution.
+
+    2.6 does not; `native` reaches them there (`conv_gradients.cc`).
+    """
     return hasattr(paddle._C_ops, "conv2d_grad")
 
 
 def conv2d_gradients(x: Any, weight: Any, grad: Any, *settings: Any) -> tuple[Any, Any]:
     """Gradients of paddle.nn.functional.conv2d for its input and its weight.
 
-    They are what Paddle's own backward pass computes, by the same kernels.
+    They are what Paddle's own backward pass computes, by the same kernels. Without
+    `has_conv2d_gradients` the library of `native` has to be loaded.
 
     Args:
         x: input of the convolution.
@@ -63,7 +67,14 @@ def conv2d_gradients(x: Any, weight: Any, grad: Any, *settings: Any) -> tuple[An
     stride, dilation = (
         [value, value] if isinstance(value, int) else list(value) for value in (stride, dilation)
     )
-    if groups == channels != 1 and weight.shape[0] % channels == 0:
+    is_depthwise = groups == channels != 1 and weight.shape[0] % channels == 0
+    if not has_conv2d_gradients():
+        found = run_custom_op(
+            "paddleqat_conv2d_gradients",
+            *(x, weight, grad, stride, padding, algorithm, dilation, groups, data_format),
+            is_depthwise,
+        )
+    elif is_depthwise:
         found = paddle._C_ops.depthwise_conv2d_grad(
             x, weight, grad, stride, padding, algorithm, groups, dilation, data_format
         )

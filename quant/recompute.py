@@ -20,7 +20,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import compat
+from . import compat, native
 from .functional import FakeQuantization, pact_gradients, quantize_dequantize
 
 
@@ -35,8 +35,8 @@ def recomputing_inputs() -> Iterator[None]:
     """Forward passes within need less memory until their `backward()`, and no gradient changes.
 
     Convolutions keep their input, and quantize it again in the backward pass, where that can be
-    done: on Paddle 3, in float32, with quantizers of this package. `paddle.grad` for some of the
-    tensors only is refused by Paddle then.
+    done: in float32, with quantizers of this package, on Paddle 2.6 with the C++ kernels.
+    `paddle.grad` for some of the tensors only is refused by Paddle then.
     """
     _Wanted.count += 1
     try:
@@ -52,7 +52,7 @@ def can_recompute(x: Tensor, weight: Tensor) -> bool:
         and paddle.in_dynamic_mode()
         and paddle.is_grad_enabled()
         and x.dtype == weight.dtype == paddle.float32
-        and compat.has_conv2d_gradients()
+        and (compat.has_conv2d_gradients() or native.runs_on(x))
         and not compat.autocast_is_on()
     )
 

@@ -1,5 +1,7 @@
 """The C++ kernels of fake quantization (fake_quant.cc): built on first use, then loaded.
 
+With Paddle 2.6 the library also has the gradients of a convolution, for `recompute.py`.
+
 The library is kept in a cache folder under a name made of all that it depends on: source, compiler,
 Python and Paddle. One process builds while others wait. Where it cannot be built, one line says why
 and the Paddle operators of `functional.py` compute the same, more slowly.
@@ -32,6 +34,7 @@ from ..grid import Grid
 
 SOURCE = Path(__file__).with_name("fake_quant.cc")
 CUDA_SOURCE = Path(__file__).with_name("fake_quant.cu")
+CONV_SOURCE = Path(__file__).with_name("conv_gradients.cc")
 CUDA_HEADER = Path(__file__).with_name("fake_quant.cuh")
 # The same sums in the same order as Paddle's operators: no fused multiply-add.
 _FLAGS = ["-O3", "-fopenmp", "-ffp-contract=off"]
@@ -134,7 +137,9 @@ def library(folder: Path) -> Path:
         BuildError: there is no compiler, or it fails.
         OSError: the folder cannot be written to.
     """
-    sources = [SOURCE, CUDA_SOURCE] if compiles_cuda() else [SOURCE]
+    sources = [SOURCE]
+    sources += [CUDA_SOURCE] if compiles_cuda() else []
+    sources += [] if compat.has_conv2d_gradients() else [CONV_SOURCE]
     path = folder / f"fake_quant-{_key(sources)}.so"
     if path.is_file():
         return path
