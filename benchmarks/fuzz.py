@@ -262,7 +262,7 @@ def plot(rows: Rows, path: str) -> None:
         left += share
     axes.set_xlabel("share of the files")
     axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -8,7 +8,15 @@ import pytest
 from paddle import nn
 from paddle.base.framework import OpProtoHolder
 
-from quant import Predictor, VerifyError, inspect_file, save_float_model
+from quant import (
+    QAT,
+    ExportError,
+    Predictor,
+    QuantError,
+    VerifyError,
+    inspect_file,
+    save_float_model,
+)
 from quant.graph import new_op
 from quant.paddle_format import _DOES_MORE, read_program
 
@@ -81,3 +89,27 @@ def test_what_the_operators_of_paddle_are_taken_for():
     }
     assert not refused & harmless
     assert len(refused) < 110
+
+
+def test_a_name_that_is_no_text_is_refused(model):
+    path = model.with_suffix(".pdmodel")
+    name = stored_name(model).encode()
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
+    for read in (lambda: inspect_file(str(model)), lambda: Predictor(str(model))):
+        with pytest.raises(QuantError, match="a name in it is no text"):
+            read()
+
+
+def test_an_operator_without_its_input_is_refused(tmp_path):
+    prefix = tmp_path / "net"
+    quanter, net = QAT(), nn.Linear(4, 3)
+    quanter.quantize(net)
+    quanter.calibrate(net, [X])
+    quanter.save_quantized_model(net, str(prefix), [paddle.static.InputSpec([None, 4], "float32")])
+    program = read_program(str(prefix))
+    for op in program.blocks[0].ops:
+        if op.type == "quantize_linear":
+            del op.inputs[:]
+    prefix.with_suffix(".pdmodel").write_bytes(program.SerializeToString())
+    with pytest.raises(ExportError, match="an operator quantize_linear has no input X"):
+        inspect_file(str(prefix))
