@@ -109,7 +109,9 @@ def verdict_of(quanter, net, spec, x, tmp_path):
 
 
 @pytest.mark.int8_products
-@pytest.mark.parametrize("pact", [False, True], ids=["", "pact"])
+@pytest.mark.parametrize(
+    "pact", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "pact"]
+)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("make,x", CASES.values(), ids=CASES.keys())
 def test_it_trains_and_the_file_is_the_network(make, x, target, pact, tmp_path):
