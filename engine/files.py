@@ -109,7 +109,8 @@ def own_folder(folder: Path, subfolder: str, flag: str) -> None:
         fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise EngineError(
-            f"{flag} is {str(folder)!r}, where another run is writing; allowed is another folder"
+            f"{flag} is {str(folder)!r}, where another run is writing; wait for its end, or "
+            "name another folder"
         ) from error
     except OSError:
         return

@@ -109,6 +109,11 @@ class Trainer:
             found = evaluate_network(step.weights.net, self.session.evaluation_batches())
             with deferred():
                 self._finish_epoch(net, step, found)
+        if progress.nonfinite_steps:
+            self.log.warn(
+                f"{progress.nonfinite_steps} of {progress.steps} steps of the {stage.name} stage "
+                f"were left out, as their loss or gradients were not finite; {_ADVICE}"
+            )
 
     def _build_step(self, net: nn.Layer, latest: Latest | None) -> TrainStep:
         cfg, progress = self.cfg, self.progress

@@ -163,6 +163,7 @@ def test_steps_that_may_be_left_out_leave_no_trace(
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert "at step 1 of the qat stage: the images are not finite" in warnings[0]
     assert "1 of 2" in warnings[0]
+    assert "2 of 2 steps of the qat stage were left out" in warnings[-1]
     assert [row["split"] for row in read_rows(tmp_path)] == ["val"]
 
 
