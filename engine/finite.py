@@ -18,6 +18,11 @@ def gradients_are_finite(net: nn.Layer) -> Tensor:
     return paddle.stack(each).all() if each else paddle.to_tensor(True)
 
 
+def nonfinite_tensors(net: nn.Layer) -> list[str]:
+    """Names of the parameters and buffers that hold a number that is none."""
+    return [name for name, value in net.state_dict().items() if not _is_finite(value)]
+
+
 def first_nonfinite_layer(net: nn.Layer, images: Tensor) -> str | None:
     """Run the network once more and name the place where the first number that is none appears.
 
@@ -32,7 +37,7 @@ def first_nonfinite_layer(net: nn.Layer, images: Tensor) -> str | None:
     found: list[str] = []
     if not _is_finite(images):
         found.append("the images are not finite")
-    found += [f"{name} is not finite" for name, x in net.state_dict().items() if not _is_finite(x)]
+    found += [f"{name} is not finite" for name in nonfinite_tensors(net)]
     running: list[str] = []
 
     def before(name: str) -> Any:

@@ -17,6 +17,7 @@ from .distillation import Distillation
 from .ema import follow
 from .errors import EngineError
 from .evaluation import Evaluation, evaluate_network
+from .finite import nonfinite_tensors
 from .logging import RunLog
 from .loss import Criterion, label_criterion
 from .metrics import MetricSums
@@ -234,12 +235,12 @@ class Trainer:
 
         The loss alone does not tell: it is that of the weights before the step.
         """
-        for name, value in net.state_dict().items():
-            if not bool(paddle.isfinite(value).all()):
-                raise EngineError(
-                    f"{name} is not finite after step {self.progress.steps} of the "
-                    f"{self.stage.name} stage; {_ADVICE}"
-                )
+        spoilt = nonfinite_tensors(net)
+        if spoilt:
+            raise EngineError(
+                f"{spoilt[0]} is not finite after step {self.progress.steps} of the "
+                f"{self.stage.name} stage; {_ADVICE}"
+            )
 
     def _report(self, epoch: int, found: Evaluation) -> None:
         metrics = found.metrics

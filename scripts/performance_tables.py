@@ -5,14 +5,11 @@ python -m scripts.performance_tables
 
 from __future__ import annotations
 
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
-from scripts.marks import replace_between
+from scripts.results import replace_tables, results, rows_of
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("ours", "pact", "operators", "paddle", "torch_fx", "evaluate")
 BASES = {"paddle": "default", "torch_fx": "torch", "evaluate": "evaluate_float"}
 READERS = {
@@ -29,21 +26,17 @@ KINDS = {"opencv": "OpenCV's", "antialias": "antialiased"}
 
 def main() -> None:
     """Replaces each table between its marks."""
-    for name, text in (
-        ("train step", step_table()),
-        ("reader", reader_table(rows_of("reader"))),
-        ("resize kind", kind_table(rows_of("resize_kind"))),
-        ("export", export_table()),
-        ("scaling", scaling_table(rows_of("reader"), rows_of("export_cost_3.3.1"))),
-    ):
-        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-        replace_between(ROOT / "docs" / "performance.md", *marks, text)
-
-
-def rows_of(name: str) -> list[dict[str, Any]]:
-    """The rows of a file of results."""
-    file = ROOT / "benchmarks" / "results" / f"{name}.json"
-    return list(json.loads(file.read_text(encoding="utf-8"))["rows"])
+    readers = rows_of("reader")
+    replace_tables(
+        "performance.md",
+        {
+            "train step": step_table(),
+            "reader": reader_table(readers),
+            "resize kind": kind_table(rows_of("resize_kind")),
+            "export": export_table(),
+            "scaling": scaling_table(readers, rows_of("export_cost_3.3.1")),
+        },
+    )
 
 
 def step_table() -> str:
@@ -52,8 +45,7 @@ def step_table() -> str:
         "| model | Paddle | float, ms | " + " | ".join(f"`{name}`" for name in NAMES) + " |",
         "|---" * (3 + len(NAMES)) + "|",
     ]
-    for file in sorted((ROOT / "benchmarks" / "results").glob("train_step_*.json"), reverse=True):
-        content = json.loads(file.read_text())
+    for content in results("train_step_*.json"):
         lines += [row_of(row, content["paddle"]) for row in content["rows"]]
     lines.append("")
     lines.append("Time over the float step; in brackets peak memory over that of the float step.")
@@ -100,8 +92,7 @@ def export_table() -> str:
         "| model | Paddle | file | seconds | float weights, MB | peak memory over them |",
         "|---|---|---|---|---|---|",
     ]
-    for file in sorted((ROOT / "benchmarks" / "results").glob("export_cost_*.json"), reverse=True):
-        content = json.loads(file.read_text(encoding="utf-8"))
+    for content in results("export_cost_*.json"):
         for row in content["rows"]:
             lines.append(
                 f"| {row['model']} | {content['paddle']} | {row['format']} | {row['seconds']:.1f} "

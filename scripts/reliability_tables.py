@@ -5,26 +5,12 @@ python -m scripts.reliability_tables
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-from scripts.marks import replace_between
-
-ROOT = Path(__file__).resolve().parent.parent
+from scripts.results import replace_tables, results
 
 
 def main() -> None:
     """Replaces each table between its marks."""
-    for name, text in (("crash", crash_table()), ("fuzz", fuzz_table())):
-        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-        replace_between(ROOT / "docs" / "reliability.md", *marks, text)
-
-
-def results(pattern: str) -> list[dict[str, Any]]:
-    """The files of results of that name, the newest Paddle first."""
-    files = sorted((ROOT / "benchmarks" / "results").glob(pattern), reverse=True)
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    replace_tables("reliability.md", {"crash": crash_table(), "fuzz": fuzz_table()})
 
 
 def crash_table() -> str:

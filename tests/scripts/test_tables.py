@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import performance_tables, reliability_tables
+from scripts import performance_tables, reliability_tables, results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def test_they_are_those_of_the_measurements(script, document, told, monkeypatch,
     copy = tmp_path / "docs" / document
     copy.write_text(written)
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
-    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     script.main()
     assert copy.read_text() == written
     assert all(words in written for words in told)
